@@ -1,0 +1,504 @@
+"""Every setting of a run: one frozen dataclass, and nothing that imports TensorFlow.
+
+Each field carries its help text, unit, accepted range and the source of its default;
+the launcher makes its flags, `--help`, and `docs/settings.md` from them.
+"""
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Self, cast
+
+from acktr_tf.errors import UserError
+
+ALGORITHMS = ("acktr", "a2c")
+NETWORKS = ("auto", "nature_cnn", "mlp")
+SCHEDULES = ("linear", "constant")
+TRUST_REGIONS = ("gradient", "applied")
+
+PAPER = "Wu et al. 2017"
+RELEASED = "released code of Wu et al. 2017"
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What is known of one setting beside its name, type and default.
+
+    Attributes:
+      group: Heading under which `--help` shows it.
+      help: What it does, in a sentence or two.
+      unit: Unit of the value, empty if it has none.
+      source: Where the default comes from.
+      low: Lowest accepted value, or None.
+      high: Highest accepted value, or None.
+      exclusive_low: Whether `low` itself is refused.
+      exclusive_high: Whether `high` itself is refused.
+      also: A value with a meaning of its own that is accepted outside the range.
+      choices: Accepted values, or empty for any.
+      resumable: Whether a continued run may have another value than it was started
+        with, because the value does not change what is learnt.
+    """
+
+    group: str
+    help: str
+    unit: str = ""
+    source: str = ""
+    low: float | None = None
+    high: float | None = None
+    exclusive_low: bool = False
+    exclusive_high: bool = False
+    also: float | None = None
+    choices: tuple[str, ...] = ()
+    resumable: bool = False
+
+    def accepted(self, noun: str = "") -> str:
+        """The accepted values in words, for error messages and the documentation.
+
+        Args:
+          noun: What the value is, to stand before its bounds: `a number`.
+        """
+        if self.choices:
+            return "one of " + ", ".join(self.choices)
+        bounds = []
+        if self.low is not None:
+            bounds.append(f"{'>' if self.exclusive_low else '>='} {self.low:g}")
+        if self.high is not None:
+            bounds.append(f"{'<' if self.exclusive_high else '<='} {self.high:.10g}")
+        accepted = f"{noun} {' and '.join(bounds)}".strip()
+        return accepted if self.also is None else f"{self.also:g}, or {accepted}"
+
+    def accepts(self, value: Any) -> bool:
+        """Whether `value`, already of the setting's type, is in range."""
+        if self.choices:
+            return value in self.choices
+        if not isinstance(value, int | float):
+            return True
+        if isinstance(value, float) and not math.isfinite(value):
+            return False
+        if self.also is not None and value == self.also:
+            return True
+        if self.low is not None and (
+            value < self.low or (self.exclusive_low and value == self.low)
+        ):
+            return False
+        return not (
+            self.high is not None
+            and (value > self.high or (self.exclusive_high and value == self.high))
+        )
+
+
+def _setting(default: Any, group: str, help: str, **details: Any) -> Any:
+    if "choices" in details:
+        details["choices"] = tuple(details["choices"])
+    return dataclasses.field(
+        default=default, metadata={"setting": Setting(group, help, **details)}
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """The settings of one run. See `docs/settings.md` for the table.
+
+    Raises:
+      UserError: On construction, if a value has the wrong type or is out of range; the
+        message names the setting, what was received and what is accepted.
+    """
+
+    # Environment ----------------------------------------------------------------
+    env: str = _setting(
+        "pong",
+        "environment",
+        "Environment: an Atari game by its Gymnasium name (ALE/Pong-v5, "
+        "PongNoFrameskip-v4) or plain name (pong), or any Gymnasium id (CartPole-v1).",
+    )
+    num_envs: int = _setting(
+        32,
+        "environment",
+        "Environments stepped together.",
+        low=1,
+        source=f"{RELEASED}: 32",
+    )
+    repeat_action_probability: float = _setting(
+        -1.0,
+        "environment",
+        "Atari only: probability that the emulator repeats the last action instead "
+        "(sticky actions); -1 takes what the game's name stands for: 0.25 for "
+        "ALE/*-v5 and *-v0, 0 for *-v4 and plain names.",
+        low=0.0,
+        high=1.0,
+        exclusive_high=True,
+        also=-1.0,
+        source="Gymnasium's registry",
+    )
+    clip_rewards: bool = _setting(
+        True,
+        "environment",
+        "Atari only: learn from rewards clipped to [-1, 1]. Scores stay raw.",
+        source="Mnih et al. 2015",
+    )
+    life_loss_terminates: bool = _setting(
+        True,
+        "environment",
+        "Atari only: a lost life ends the episode for learning. Scores stay those of "
+        "whole games.",
+        source="Mnih et al. 2015",
+    )
+    env_threads: int = _setting(
+        0,
+        "environment",
+        "Atari only: emulator threads; 0 takes one a core.",
+        low=0,
+        resumable=True,
+    )
+    # Agent ----------------------------------------------------------------------
+    algorithm: str = _setting(
+        "acktr", "agent", "Learning algorithm.", choices=ALGORITHMS, source=PAPER
+    )
+    network: str = _setting(
+        "auto",
+        "agent",
+        "Network: nature_cnn (conv trunk shared by policy and value), mlp (two "
+        "separate networks), or auto (nature_cnn for image stacks, else mlp).",
+        choices=NETWORKS,
+    )
+    conv3_filters: int = _setting(
+        32,
+        "agent",
+        "Filters of the third convolution of nature_cnn.",
+        low=1,
+        source=f"{RELEASED}: 32 for ACKTR, 64 for A2C",
+    )
+    hidden_size: int = _setting(
+        64,
+        "agent",
+        "Units of each of the two hidden layers of mlp.",
+        low=1,
+        source=f"{PAPER}, MuJoCo: 2x64",
+    )
+    # Learning -------------------------------------------------------------------
+    total_steps: int = _setting(
+        10_000_000,
+        "learning",
+        "Length of the run, rounded up to whole updates.",
+        unit="agent steps",
+        low=1,
+        source=f"{PAPER}: 10M for the plots",
+    )
+    unroll_length: int = _setting(
+        20,
+        "learning",
+        "Steps of each environment between two updates; the batch is "
+        "num_envs x unroll_length.",
+        unit="agent steps",
+        low=1,
+        source=f"{RELEASED}: 20",
+    )
+    discount: float = _setting(
+        0.99,
+        "learning",
+        "Discount of future rewards.",
+        low=0.0,
+        high=1.0,
+        source=f"{PAPER}: 0.99",
+    )
+    gae_lambda: float = _setting(
+        1.0,
+        "learning",
+        "Decay of the generalized advantage estimate; 1 gives k-step returns.",
+        low=0.0,
+        high=1.0,
+        source=f"{PAPER}, Atari: k-step returns",
+    )
+    entropy_cost: float = _setting(
+        0.01,
+        "learning",
+        "Weight of the policy's entropy in the loss.",
+        low=0.0,
+        source=f"{RELEASED}: 0.01",
+    )
+    value_cost: float = _setting(
+        0.5,
+        "learning",
+        "Weight of the value loss, one half of the squared error, in the loss.",
+        low=0.0,
+        source=f"{RELEASED}: 0.5",
+    )
+    learning_rate: float = _setting(
+        0.25,
+        "learning",
+        "Step size at the start; with ACKTR the most that the trust region allows.",
+        low=0.0,
+        exclusive_low=True,
+        source=f"{RELEASED}: 0.25",
+    )
+    learning_rate_schedule: str = _setting(
+        "linear",
+        "learning",
+        "linear (to zero at the end of the run) or constant.",
+        choices=SCHEDULES,
+        source=f"{RELEASED}: linear",
+    )
+    # K-FAC ----------------------------------------------------------------------
+    kl_radius: float = _setting(
+        0.001,
+        "acktr",
+        "Trust region: largest predicted KL of a step, one half of its squared "
+        "Fisher norm.",
+        unit="nats",
+        low=0.0,
+        exclusive_low=True,
+        source=f"{RELEASED}: 0.001, there of twice the KL",
+    )
+    trust_region: str = _setting(
+        "gradient",
+        "acktr",
+        "What the radius bounds: the natural gradient before momentum (gradient), or "
+        "the step applied to the weights (applied).",
+        choices=TRUST_REGIONS,
+        source=f"{PAPER}: gradient",
+    )
+    momentum: float = _setting(
+        0.9,
+        "acktr",
+        "Decay of the running mean of steps that is applied to the weights.",
+        low=0.0,
+        high=1.0,
+        exclusive_high=True,
+        source=f"{RELEASED}: 0.9",
+    )
+    damping: float = _setting(
+        0.0005,
+        "acktr",
+        "Tikhonov damping of the Fisher matrix, split between the two factors of a "
+        "layer.",
+        low=0.0,
+        exclusive_low=True,
+        source="measured on Pong; see docs/kfac.md",
+    )
+    factor_decay: float = _setting(
+        0.99,
+        "acktr",
+        "Decay of the running means of the Kronecker factors.",
+        low=0.0,
+        high=1.0,
+        exclusive_high=True,
+        source=f"{RELEASED}: 0.99",
+    )
+    factor_update_period: int = _setting(
+        1,
+        "acktr",
+        "Updates between two updates of the factors.",
+        unit="updates",
+        low=1,
+        source=f"{RELEASED}: 1",
+    )
+    inverse_update_period: int = _setting(
+        10,
+        "acktr",
+        "Updates between two inversions of the factors.",
+        unit="updates",
+        low=1,
+        source="measured on Pong; see docs/kfac.md",
+    )
+    curvature_fraction: float = _setting(
+        0.125,
+        "acktr",
+        "Share of each batch, drawn at random, that the factors are estimated from.",
+        low=0.0,
+        high=1.0,
+        exclusive_low=True,
+        source="measured on Pong; see docs/kfac.md",
+    )
+    # A2C ------------------------------------------------------------------------
+    max_gradient_norm: float = _setting(
+        0.5,
+        "a2c",
+        "Global norm that gradients are clipped to.",
+        low=0.0,
+        exclusive_low=True,
+        source="openai/baselines a2c: 0.5",
+    )
+    rmsprop_decay: float = _setting(
+        0.99,
+        "a2c",
+        "Decay of RMSprop's running mean of squared gradients.",
+        low=0.0,
+        high=1.0,
+        exclusive_high=True,
+        source="openai/baselines a2c: 0.99",
+    )
+    rmsprop_epsilon: float = _setting(
+        1e-5,
+        "a2c",
+        "Added to RMSprop's mean of squared gradients before the root is taken.",
+        low=0.0,
+        exclusive_low=True,
+        source="openai/baselines a2c: 1e-5",
+    )
+    # Run ------------------------------------------------------------------------
+    run_dir: str = _setting(
+        "",
+        "run",
+        "Where the run is kept, and continued if it is there; empty makes "
+        "runs/<environment>-<algorithm>-<seed>-<time>.",
+        resumable=True,
+    )
+    seed: int = _setting(
+        0,
+        "run",
+        "Seed of everything random.",
+        low=0,
+        high=2**31 - 1,
+    )
+    deterministic: bool = _setting(
+        False,
+        "run",
+        "Use only TensorFlow kernels that give the same bits every time (slower).",
+    )
+    checkpoint_seconds: float = _setting(
+        120.0,
+        "run",
+        "Time between two checkpoints.",
+        unit="seconds",
+        low=0.0,
+        resumable=True,
+    )
+    checkpoints_kept: int = _setting(
+        2,
+        "run",
+        "Checkpoints kept.",
+        low=1,
+        resumable=True,
+    )
+    log_period: int = _setting(
+        10,
+        "run",
+        "Updates between two rows of progress.csv and of TensorBoard's scalars.",
+        unit="updates",
+        low=1,
+    )
+    evaluation_period: int = _setting(
+        0,
+        "run",
+        "Steps between two evaluations, the best of which is exported to export/best; "
+        "0 for none.",
+        unit="agent steps",
+        low=0,
+    )
+    evaluation_games: int = _setting(
+        10,
+        "run",
+        "Games of each evaluation.",
+        unit="games",
+        low=1,
+    )
+    progress_bar: bool = _setting(
+        True,
+        "run",
+        "Show a progress bar.",
+        resumable=True,
+    )
+
+    def __post_init__(self) -> None:
+        for name, (setting, kind, _) in settings().items():
+            value = checked(name, getattr(self, name), setting, kind)
+            # The one door of a frozen dataclass; an int given for a float is a float.
+            object.__setattr__(self, name, value)
+
+    @property
+    def batch_size(self) -> int:
+        """Samples an update learns from, `num_envs * unroll_length`."""
+        return self.num_envs * self.unroll_length
+
+    @property
+    def total_updates(self) -> int:
+        """Updates of the whole run: `total_steps` rounded up to whole batches."""
+        return -(-self.total_steps // self.batch_size)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings by name, in the order of their definition."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Settings from a dictionary as `to_dict` makes it.
+
+        Raises:
+          UserError: A name is unknown, a type is wrong or a value is out of range.
+        """
+        names = [field.name for field in dataclasses.fields(cls)]
+        for name in values:
+            if name not in names:
+                raise UserError(
+                    f"Unknown setting `{name}`.{closest(name, names)} "
+                    "The settings are listed in docs/settings.md."
+                )
+        return cls(**values)
+
+
+def settings() -> dict[str, tuple[Setting, type, Any]]:
+    """Name → (description, type, default) of every setting, in order of definition."""
+    return {
+        field.name: (
+            cast(Setting, field.metadata["setting"]),
+            type(field.default),
+            field.default,
+        )
+        for field in dataclasses.fields(Config)
+    }
+
+
+def differences(started: Config, requested: Config) -> list[str]:
+    """Settings in which a continued run may not differ from its start, but does.
+
+    Args:
+      started: The settings that the run was started with.
+      requested: The settings that it is to be continued with.
+
+    Returns:
+      One text `name: started with X, now Y` a setting, empty if there is none.
+    """
+    return [
+        f"{name}: started with {getattr(started, name)!r}, "
+        f"now {getattr(requested, name)!r}"
+        for name, (setting, _, _) in settings().items()
+        if not setting.resumable and getattr(started, name) != getattr(requested, name)
+    ]
+
+
+def closest(name: str, accepted: Sequence[str]) -> str:
+    """` Did you mean a, b?` for the accepted names most like `name`, or nothing."""
+    matches = difflib.get_close_matches(name, accepted, n=3, cutoff=0.5)
+    return f" Did you mean {', '.join(matches)}?" if matches else ""
+
+
+def described(setting: Setting, kind: type) -> str:
+    """What a setting of type `kind` accepts, in words: `an integer >= 1`."""
+    return setting.accepted(_KINDS[kind])
+
+
+def checked(name: str, value: Any, setting: Setting, kind: type) -> Any:
+    """`value` as `kind`, if it is of that type and in the range of `setting`.
+
+    An int is taken for a float; nothing else is converted.
+
+    Raises:
+      UserError: The type is wrong or the value is out of range; the message names the
+        setting, what is accepted and what was received.
+    """
+    if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
+        try:
+            converted: Any = float(value)
+        except OverflowError:
+            converted = None
+    else:
+        converted = value if type(value) is kind else None
+    if converted is None or not setting.accepts(converted):
+        raise UserError(
+            f"`{name}` must be {described(setting, kind)}. Received: {name}={value!r}"
+        )
+    return converted
+
+
+_KINDS = {bool: "true or false", int: "an integer", float: "a number", str: "text"}

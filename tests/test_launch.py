@@ -1,0 +1,371 @@
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+from acktr_tf import backend, command, launch
+from acktr_tf.config import Config, settings
+from acktr_tf.errors import RunError, UserError
+from acktr_tf.flags import define_settings
+
+ROOT = Path(launch.__file__).parent.parent
+
+
+def run_python(
+    *arguments: str, cwd: Path, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    clean = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("KERAS_", "TF_"))
+    }
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=cwd,
+        env={**clean, "PYTHONPATH": str(ROOT), **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def run_launch(
+    *arguments: str, cwd: Path, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    return run_python("-m", "acktr_tf.launch", *arguments, cwd=cwd, **environment)
+
+
+@pytest.fixture
+def trained(tmp_path, monkeypatch) -> list[tuple[Config, list[str]]]:
+    """Calls of a trainer that does nothing, in an empty working directory."""
+    calls: list[tuple[Config, list[str]]] = []
+
+    def train(config: Config, command: list[str]) -> int:
+        calls.append((config, command))
+        return 0
+
+    trainer = types.ModuleType("acktr_tf.trainer")
+    trainer.train = train  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "acktr_tf.trainer", trainer)
+    monkeypatch.setattr(launch, "load_tensorflow", lambda: None)
+    monkeypatch.delenv("KERAS_BACKEND", raising=False)
+    monkeypatch.chdir(tmp_path)
+    return calls
+
+
+# Help -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h", "--helpfull"])
+def test_help_shows_every_setting(flag, tmp_path):
+    done = run_launch(flag, cwd=tmp_path, COLUMNS="80")
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    for name, (setting, kind, default) in settings().items():
+        if kind is bool:
+            heading = f"  --[no]{name} (default: {str(default).lower()})"
+        else:
+            heading = f"  --{name} (default: {default or default == 0 or 'none'})"
+            heading = heading.replace("True", str(default))
+        assert heading in lines
+        assert f"{setting.group}:" in lines
+    text = " ".join(done.stdout.split())
+    for setting, _, _ in settings().values():
+        assert " ".join(setting.help.split()) in text
+        assert setting.unit in text
+    assert "An integer >= 1, in agent steps." in text
+    for path in (ROOT / "launch").glob("*.flags"):
+        assert f"  {path.name}" in lines
+    assert "--verbosity (default: 0)" in text
+
+
+@pytest.mark.parametrize(("columns", "width"), [("60", 60), ("80", 80), ("300", 100)])
+def test_help_wraps_to_the_terminal(columns, width, tmp_path):
+    done = run_launch("--help", cwd=tmp_path, COLUMNS=columns)
+    longest = max(len(line) for line in done.stdout.splitlines()[1:])
+    assert width - 12 < longest <= width
+
+
+def test_help_wins_over_errors(trained, capsys):
+    assert launch.main(["--flagfile=missing", "--zzz", "--help"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_flags_are_answered_fast_and_without_tensorflow(tmp_path):
+    code = (
+        "import sys, time\n"
+        "start = time.perf_counter()\n"
+        "from acktr_tf import launch\n"
+        "statuses = [launch.main([a]) for a in ('--help', '--seed=x', '--zzz')]\n"
+        "seconds = time.perf_counter() - start\n"
+        "heavy = {'tensorflow', 'keras', 'numpy', 'gymnasium'} & set(sys.modules)\n"
+        "print(statuses, heavy or 'light', seconds < 1)\n"
+    )
+    done = run_python("-c", code, cwd=tmp_path)
+    assert done.stdout.splitlines()[-1] == "[0, 2, 2] light True"
+
+
+# Errors -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("--num_envs=0", "`num_envs` must be an integer >= 1. Received: num_envs=0"),
+        ("--num_env=3", "Unknown flag --num_env. Did you mean --num_envs"),
+        ("--flagfile=atri.flags", "Did you mean atari.flags"),
+        ("pong", "Arguments are flags"),
+        ("--seed=1\n2", r"Received: seed='1\n2'"),
+    ],
+)
+def test_a_wrong_flag_is_one_line_and_status_2(argument, message, tmp_path):
+    done = run_launch(argument, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith("acktr_tf.launch: ")
+    assert message in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(UserError("bad\ninput"), 2), (RunError("bad\ninput"), 1)],
+)
+def test_errors_of_a_run_are_one_line(error, status, capsys):
+    def main(values: object) -> int:
+        raise error
+
+    arguments = ("acktr_tf.some", "Does something.", define_settings, main)
+    assert command.run_command(*arguments, []) == status
+    assert capsys.readouterr().err == "acktr_tf.some: bad input\n"
+    assert command.run_command(*arguments, ["--verbosity=1"]) == status
+    shown = capsys.readouterr().err
+    assert shown.startswith("Traceback (most recent call last)")
+    assert shown.endswith("acktr_tf.some: bad input\n")
+
+
+def test_a_bad_flag_before_verbosity_shows_where(capsys):
+    assert launch.main(["--zzz", "--verbosity=1"]) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_ctrl_c_before_the_run_is_one_line(capsys):
+    def main(values: object) -> int:
+        raise KeyboardInterrupt
+
+    assert command.run_command("acktr_tf.some", "", define_settings, main, []) == 130
+    assert capsys.readouterr().err == "acktr_tf.some: interrupted\n"
+
+
+def test_a_fault_of_the_program_is_not_hidden():
+    def main(values: object) -> int:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        command.run_command("acktr_tf.some", "", define_settings, main, [])
+
+
+# Launch -----------------------------------------------------------------------------
+
+
+def test_launch_trains_with_the_flags_and_returns_the_status(trained, monkeypatch):
+    arguments = ["--flagfile=atari.flags", "--seed=3", "--run_dir=R"]
+    assert launch.main(arguments) == 0
+    ((config, line),) = trained
+    assert (config.env, config.seed, config.run_dir) == ("PongNoFrameskip-v4", 3, "R")
+    assert line == ["python", "-m", "acktr_tf.launch", *arguments]
+    trainer = sys.modules["acktr_tf.trainer"]
+    monkeypatch.setattr(trainer, "train", lambda config, command: 143)
+    assert launch.main(arguments) == 143
+
+
+def test_arguments_are_those_of_the_process_by_default(trained, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["launch.py", "--seed=5"])
+    assert launch.main() == 0
+    assert trained[0][0].seed == 5
+
+
+def test_default_run_directory(trained):
+    launch.main(["--env=ALE/Pong-v5", "--algorithm=a2c", "--seed=4"])
+    path = Path(trained[0][0].run_dir)
+    assert re.fullmatch(r"runs/ALE_Pong-v5-a2c-4-\d{8}-\d{6}", str(path))
+    assert not path.exists()
+
+
+def test_a_run_directory_that_is_there_is_not_taken_by_default(trained, monkeypatch):
+    class Clock(launch.datetime.datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return cls(2020, 1, 2, 3, 4, 5)
+
+    monkeypatch.setattr(launch.datetime, "datetime", Clock)
+    names = []
+    for _ in range(3):
+        launch.main([])
+        names.append(trained[-1][0].run_dir)
+        Path(names[-1]).mkdir(parents=True)
+    first = "runs/pong-acktr-0-20200102-030405"
+    assert names == [first, f"{first}-2", f"{first}-3"]
+
+
+def test_home_in_the_run_directory(trained, monkeypatch):
+    monkeypatch.setenv("HOME", "/some/home")
+    launch.main(["--run_dir=~/runs/a"])
+    assert trained[0][0].run_dir == "/some/home/runs/a"
+
+
+def test_effective_settings_are_printed_before_the_run(trained, capsys):
+    launch.main(["--seed=3", "--run_dir=R", "--noprogress_bar"])
+    shown = capsys.readouterr().out
+    assert shown == launch.effective_settings(trained[0][0]) + "\n"
+
+
+def test_effective_settings_are_grouped_aligned_and_marked():
+    lines = launch.effective_settings(
+        Config(seed=3, progress_bar=False, damping=0.01, run_dir="R")
+    ).splitlines()
+    starred = [line.split()[1] for line in lines if line.startswith("  * ")]
+    assert starred == ["damping", "run_dir", "seed", "progress_bar"]
+    headings = [line for line in lines[1:] if not line.startswith(" ")]
+    assert headings == ["environment", "agent", "learning", "acktr", "run"]
+    rows = [line for line in lines[1:] if line.startswith(" ")]
+    used = [name for name, row in settings().items() if row[0].group != "a2c"]
+    assert [line[4:].split()[0] for line in rows] == used
+    column = 4 + max(len(name) for name in settings()) + 2
+    assert all(line[column - 2 : column] == "  " for line in rows)
+    assert rows[used.index("seed")][column:] == "3"
+    assert rows[used.index("progress_bar")][column:] == "false"
+    assert rows[used.index("total_steps")][column:] == "10000000 agent steps"
+
+
+def test_settings_without_effect_are_shown_only_if_they_were_changed():
+    text = launch.effective_settings(Config(algorithm="a2c"))
+    assert "damping" not in text
+    assert "rmsprop_decay" in text
+    text = launch.effective_settings(Config(algorithm="a2c", damping=0.5))
+    heading, row = text.splitlines()[text.splitlines().index("a2c") - 2 :][:2]
+    assert heading == "acktr (without effect on a2c)"
+    assert row.split() == ["*", "damping", "0.5"]
+
+
+# Backend ----------------------------------------------------------------------------
+
+
+def test_another_backend_by_the_environment(tmp_path):
+    # Whether or not jax is installed.
+    done = run_launch(cwd=tmp_path, KERAS_BACKEND="jax")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "acktr_tf.launch: acktr_tf needs Keras on the tensorflow backend. Received: "
+        "jax (KERAS_BACKEND=jax). Unset KERAS_BACKEND, or set "
+        "KERAS_BACKEND=tensorflow.\n"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("home", ["HOME", "KERAS_HOME"])
+def test_another_backend_by_the_file(home, tmp_path):
+    directory = tmp_path / ".keras" if home == "HOME" else tmp_path
+    directory.mkdir(exist_ok=True)
+    (directory / "keras.json").write_text('{"backend": "torch"}')
+    done = run_launch(cwd=tmp_path, **{home: str(tmp_path)})
+    assert done.returncode == 2
+    assert f"Received: torch (in {directory / 'keras.json'})." in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("text", [None, "", "[]", "{}", "\xff", '{"backend": 1'])
+def test_a_file_without_a_backend_means_tensorflow(text, tmp_path, monkeypatch):
+    monkeypatch.delitem(sys.modules, "keras", raising=False)
+    monkeypatch.delenv("KERAS_BACKEND", raising=False)
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    if text is not None:
+        (tmp_path / "keras.json").write_text(text, encoding="latin-1")
+    backend.check_backend()
+
+
+def test_the_environment_wins_over_the_file(tmp_path, monkeypatch):
+    monkeypatch.delitem(sys.modules, "keras", raising=False)
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    monkeypatch.setenv("KERAS_BACKEND", "tensorflow")
+    (tmp_path / "keras.json").write_text('{"backend": "torch"}')
+    backend.check_backend()
+    # Keras takes an empty variable for none.
+    monkeypatch.setenv("KERAS_BACKEND", "")
+    with pytest.raises(UserError, match="torch"):
+        backend.check_backend()
+
+
+def test_an_imported_keras_is_asked(monkeypatch):
+    keras = types.ModuleType("keras")
+    keras.config = types.SimpleNamespace(  # type: ignore[attr-defined]
+        backend=lambda: "jax"
+    )
+    monkeypatch.setitem(sys.modules, "keras", keras)
+    monkeypatch.setenv("KERAS_BACKEND", "tensorflow")
+    with pytest.raises(UserError, match=r"Received: jax \(it is imported already\)"):
+        backend.check_backend()
+
+
+def test_tensorflow_is_loaded_without_log_noise(tmp_path):
+    code = (
+        "import os, sys\n"
+        "from acktr_tf.backend import load_tensorflow\n"
+        "load_tensorflow()\n"
+        "print('tensorflow' in sys.modules, os.environ['TF_CPP_MIN_LOG_LEVEL'])\n"
+        "print('after', file=sys.stderr)\n"
+    )
+    done = run_python("-c", code, cwd=tmp_path)
+    assert (done.stdout, done.stderr) == ("True 3\n", "after\n")
+
+
+@pytest.mark.parametrize(
+    ("level", "shown"), [(None, "failed 3\n"), ("1", "noise\nfailed 1\n")]
+)
+def test_stderr_is_held_only_until_the_import_is_done(level, shown, tmp_path):
+    # A keras that makes noise, as TensorFlow does when it is imported.
+    (tmp_path / "keras.py").write_text(
+        "import os, types\n"
+        "os.write(2, b'noise\\n')\n"
+        "config = types.SimpleNamespace(backend=lambda: 'tensorflow')\n"
+    )
+    code = (
+        "import os, sys\n"
+        f"sys.path.insert(0, {str(tmp_path)!r})\n"
+        "from acktr_tf.backend import load_tensorflow\n"
+        "load_tensorflow()\n"
+        "os.write(2, f'failed {os.environ[\"TF_CPP_MIN_LOG_LEVEL\"]}\\n'.encode())\n"
+    )
+    environment = {} if level is None else {"TF_CPP_MIN_LOG_LEVEL": level}
+    done = run_python("-c", code, cwd=tmp_path, **environment)
+    assert done.stderr == shown
+    # What was held is shown if the import fails.
+    (tmp_path / "keras.py").write_text(
+        "import os\nos.write(2, b'noise\\n')\nraise ImportError('no keras')\n"
+    )
+    done = run_python("-c", code, cwd=tmp_path, **environment)
+    assert done.stderr.startswith("noise\nTraceback")
+    assert done.stderr.endswith("ImportError: no keras\n")
+
+
+# Documentation ----------------------------------------------------------------------
+
+
+def test_the_page_of_settings_is_what_the_script_writes():
+    script = ROOT / "docs" / "make_settings.py"
+    spec = importlib.util.spec_from_file_location("make_settings", script)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    page = module.page()
+    assert module.PAGE.read_text(encoding="utf-8") == page, "run docs/make_settings.py"
+    for name in settings():
+        assert f"| `{name}` |" in page
