@@ -1,0 +1,63 @@
+"""The one door to simulators."""
+
+from acktr_tf.config import Config, closest
+from acktr_tf.environments.atari import AtariEnvironment, find_game, game_names
+from acktr_tf.environments.base import EpisodeSeeds, VectorEnvironment, training_seeds
+from acktr_tf.environments.gym import GymEnvironment
+from acktr_tf.errors import UserError
+
+__all__ = [
+    "AtariEnvironment",
+    "EpisodeSeeds",
+    "GymEnvironment",
+    "VectorEnvironment",
+    "make_vector_env",
+    "training_seeds",
+]
+
+
+def make_vector_env(
+    config: Config,
+    *,
+    num_envs: int | None = None,
+    episode_seeds: EpisodeSeeds | None = None,
+    render: bool = False,
+) -> VectorEnvironment:
+    """The environments that `config` names.
+
+    Args:
+      config: The run's settings.
+      num_envs: How many, `config.num_envs` if None.
+      episode_seeds: The reset seed of each episode; those of training if None.
+      render: Whether `render()` will be called.
+
+    Raises:
+      UserError: The environment is unknown (the message names the closest), cannot be
+        made, or has spaces that are not supported.
+    """
+    num_envs = config.num_envs if num_envs is None else num_envs
+    episode_seeds = episode_seeds or training_seeds(config.seed)
+    if game := find_game(config.env):
+        name, stickiness = game
+        if config.repeat_action_probability >= 0:
+            stickiness = config.repeat_action_probability
+        return AtariEnvironment(
+            name,
+            num_envs,
+            episode_seeds,
+            repeat_action_probability=stickiness,
+            clip_rewards=config.clip_rewards,
+            life_loss_terminates=config.life_loss_terminates,
+            threads=config.env_threads,
+            render=render,
+        )
+    if "/" not in config.env and "-v" not in config.env:
+        # A plain word can only have been meant as a game.
+        raise UserError(
+            f"Unknown environment `{config.env}`.{closest(config.env, game_names())} "
+            "Accepted: an Atari game (pong, ALE/Pong-v5, PongNoFrameskip-v4) or a "
+            "Gymnasium id (CartPole-v1)."
+        )
+    return GymEnvironment(
+        config.env, num_envs, episode_seeds, render_mode="rgb_array" if render else None
+    )

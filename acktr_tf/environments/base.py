@@ -1,0 +1,241 @@
+"""What every vector of environments here does, whatever simulator is behind it.
+
+An episode is its reset seed and the actions taken since: nothing else decides a
+deterministic simulator's state. So each episode starts from a seed of its own, and a
+saved position is those seeds and actions; restoring replays them.
+"""
+
+import abc
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium
+import numpy as np
+import numpy.typing as npt
+
+from acktr_tf.environments import checks
+from acktr_tf.types import Episode, Step
+
+Array = npt.NDArray[Any]
+
+EpisodeSeeds = Callable[[int, int], int]
+"""(environment index, episode index) → reset seed in [0, 2³¹)."""
+
+
+def training_seeds(seed: int) -> EpisodeSeeds:
+    """Reset seeds that are independent over environments, episodes and runs."""
+
+    def episode_seed(environment: int, episode: int) -> int:
+        sequence = np.random.SeedSequence([seed, environment, episode])
+        return int(sequence.generate_state(1)[0] >> 1)
+
+    return episode_seed
+
+
+class VectorEnvironment(abc.ABC):
+    """`B` environments stepped together, each reset as soon as its episode ends.
+
+    The reset happens within the step that ends the episode, so every step is a real
+    transition: there is no reset step to mask. Subclasses say how to reset some of the
+    environments and how to step all of them.
+
+    Args:
+      name: What the user called the environment, for messages.
+      num_envs: `B`.
+      observation_space: Of one environment.
+      action_space: Of one environment.
+      episode_seeds: The reset seed of each episode.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        num_envs: int,
+        observation_space: gymnasium.spaces.Box,
+        action_space: gymnasium.spaces.Discrete,
+        episode_seeds: EpisodeSeeds,
+    ) -> None:
+        self.name = name
+        self.num_envs = num_envs
+        self.observation_space = observation_space
+        self.action_space = action_space
+        self._episode_seeds = episode_seeds
+        self._steps = 0
+        self._episode_index = np.zeros(num_envs, np.int64)
+        self._returns = np.zeros(num_envs, np.float64)
+        self._actions: list[list[int]] = [[] for _ in range(num_envs)]
+        self._observation: Array | None = None
+
+    # What a simulator provides --------------------------------------------------
+    @abc.abstractmethod
+    def _reset_some(self, mask: npt.NDArray[np.bool_], seeds: Array) -> Array:
+        """Starts new episodes where `mask` `[B]`, with `seeds` `[mask.sum()]`.
+
+        Returns:
+          `[B, ...]` the current observation of every environment, not aliased by later
+          calls.
+        """
+
+    @abc.abstractmethod
+    def _step_all(self, actions: Array) -> tuple[Array, Array, Array, Array]:
+        """One step: observation, raw reward, terminated and truncated, `[B, ...]`."""
+
+    def _learning_reward(self, reward: Array) -> Array:
+        """The reward to learn from, given the raw one."""
+        return reward
+
+    def _learning_terminated(self, terminated: Array) -> Array:
+        """Where learning takes the episode as ended, given where the game did."""
+        return terminated
+
+    @abc.abstractmethod
+    def render(self) -> list[Array]:
+        """The current picture of every environment, `[H, W, 3]` uint8 each."""
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Frees the simulators."""
+
+    # What the rest of the package uses ------------------------------------------
+    def reset(self) -> Array:
+        """Starts the first episode of every environment; returns `[B, ...]`."""
+        self._episode_index[:] = 0
+        return self._begin(np.ones(self.num_envs, np.bool_))
+
+    def step(self, actions: Array) -> Step:
+        """Steps every environment and resets those whose episode ended.
+
+        Args:
+          actions: `[B]`, the index of one action an environment, from 0.
+
+        Raises:
+          RunError: The simulator died, or returned something that is not a finite
+            observation and reward of the announced shape and type.
+        """
+        with checks.simulator_faults(self.name, self._steps):
+            observation, reward, terminated, truncated = self._step_all(actions)
+        checks.check_step(
+            self.name,
+            self._steps,
+            self.num_envs,
+            self.observation_space,
+            observation,
+            reward,
+        )
+        self._steps += 1
+        self._returns += reward
+        for history, action in zip(self._actions, actions.tolist(), strict=True):
+            history.append(action)
+        # An episode that ends in a terminal state at its time limit has no future.
+        truncated = truncated & ~terminated
+        learning_terminated = self._learning_terminated(terminated) & ~truncated
+        ended = terminated | truncated
+        episodes = [
+            Episode(float(self._returns[i]), len(self._actions[i]))
+            for i in np.flatnonzero(ended)
+        ]
+        final_observation = None
+        if ended.any():
+            if truncated.any():
+                final_observation = observation.copy()
+            self._episode_index[ended] += 1
+            observation = self._begin(ended)
+        self._observation = observation
+        return Step(
+            observation,
+            self._learning_reward(reward).astype(np.float32),
+            learning_terminated,
+            truncated,
+            final_observation,
+            episodes,
+        )
+
+    def _begin(self, mask: npt.NDArray[np.bool_]) -> Array:
+        """Starts the episode that `_episode_index` names, where `mask`."""
+        indices = np.flatnonzero(mask)
+        seeds = np.array(
+            [self._episode_seeds(int(i), int(self._episode_index[i])) for i in indices]
+        )
+        for i in indices:
+            self._actions[i] = []
+        self._returns[mask] = 0.0
+        with checks.simulator_faults(self.name, self._steps):
+            self._observation = self._reset_some(mask, seeds)
+        checks.check_observation(
+            self.name,
+            self._steps,
+            self.num_envs,
+            self.observation_space,
+            self._observation,
+        )
+        return self._observation
+
+    # Saving and restoring -------------------------------------------------------
+    def position(self) -> tuple[dict[str, Array], dict[str, Any]]:
+        """Where every environment is: arrays, and values that JSON can hold."""
+        if self._observation is None:
+            raise ValueError("Call `reset` before `position`.")
+        lengths = np.array([len(history) for history in self._actions], np.int64)
+        arrays: dict[str, Array] = {
+            "actions": np.array(
+                [a for history in self._actions for a in history], np.int32
+            ),
+            "lengths": lengths,
+            "episode_index": self._episode_index.copy(),
+            "observation": self._observation.copy(),
+            "returns": self._returns.copy(),
+        }
+        return arrays, {"steps": self._steps}
+
+    def restore(
+        self, arrays: dict[str, Array], values: dict[str, Any]
+    ) -> tuple[Array, list[int]]:
+        """Replays every unfinished episode up to where `position` found it.
+
+        The longest episode starts first and the others join so that all arrive
+        together; until it joins, an environment idles in an episode that is thrown
+        away.
+
+        Returns:
+          The observation `[B, ...]`, and the indices of the environments whose
+          simulator did not repeat itself: those start a new episode.
+
+        Raises:
+          RunError: The simulator failed.
+        """
+        lengths = arrays["lengths"]
+        self._steps = values["steps"]
+        self._episode_index = arrays["episode_index"].copy()
+        histories = np.split(arrays["actions"], np.cumsum(lengths)[:-1])
+        longest = int(lengths.max(initial=0))
+        differs = np.zeros(self.num_envs, np.bool_)
+        observation = self._begin(np.ones(self.num_envs, np.bool_))
+        for t in range(longest):
+            joining = lengths == longest - t
+            if t and joining.any():
+                self._begin(joining)
+            replaying = (lengths >= longest - t) & ~differs
+            actions = np.zeros(self.num_envs, np.int64)
+            for i in np.flatnonzero(replaying):
+                actions[i] = histories[i][t - (longest - lengths[i])]
+                self._actions[i].append(int(actions[i]))
+            with checks.simulator_faults(self.name, self._steps):
+                observation, reward, terminated, truncated = self._step_all(actions)
+            self._returns += reward
+            ended = terminated | truncated
+            # An episode that was saved had not ended.
+            differs |= ended & replaying
+            if ended.any():
+                observation = self._begin(ended)
+        if longest and (lengths == 0).any():
+            observation = self._begin(lengths == 0)
+        differs |= self._returns != arrays["returns"]
+        differs |= [
+            not np.array_equal(now, saved)
+            for now, saved in zip(observation, arrays["observation"], strict=True)
+        ]
+        if differs.any():
+            self._episode_index[differs] += 1
+            observation = self._begin(differs)
+        self._observation = observation
+        return observation, [int(i) for i in np.flatnonzero(differs)]

@@ -1,0 +1,104 @@
+"""Any Gymnasium environment, vectorised in one process."""
+
+import re
+from typing import Any
+
+import gymnasium
+import numpy as np
+import numpy.typing as npt
+
+from acktr_tf.config import closest
+from acktr_tf.environments.base import Array, EpisodeSeeds, VectorEnvironment
+from acktr_tf.errors import UserError
+
+
+class GymEnvironment(VectorEnvironment):
+    """`num_envs` copies of a Gymnasium environment.
+
+    Args:
+      env_id: Gymnasium's id, for example `CartPole-v1`.
+      num_envs: `B`.
+      episode_seeds: The reset seed of each episode.
+      render_mode: Gymnasium's render mode, or None.
+
+    Raises:
+      UserError: No such environment, one that cannot be made here, or one with an
+        observation or action space that is not supported.
+    """
+
+    def __init__(
+        self,
+        env_id: str,
+        num_envs: int,
+        episode_seeds: EpisodeSeeds,
+        render_mode: str | None = None,
+    ) -> None:
+        try:
+            self._vector: Any = gymnasium.make_vec(
+                env_id,
+                num_envs,
+                vectorization_mode="sync",
+                vector_kwargs={
+                    "autoreset_mode": gymnasium.vector.AutoresetMode.DISABLED
+                },
+                # An environment that cannot be rendered need not know the argument.
+                **({} if render_mode is None else {"render_mode": render_mode}),
+            )
+        except gymnasium.error.UnregisteredEnv as error:
+            raise UserError(
+                f"Unknown environment `{env_id}`.{closest(env_id, _offered_ids())}"
+            ) from error
+        # Anything can go wrong in the constructor of a user's own environment.
+        except Exception as error:
+            raise UserError(
+                f"The environment `{env_id}` cannot be made: "
+                f"{type(error).__name__}: {' '.join(str(error).split())}"
+            ) from error
+        observation_space = self._vector.single_observation_space
+        action_space = self._vector.single_action_space
+        for what, space, accepted in [
+            ("observation", observation_space, gymnasium.spaces.Box),
+            ("action", action_space, gymnasium.spaces.Discrete),
+        ]:
+            if not isinstance(space, accepted):
+                self._vector.close()
+                raise UserError(
+                    f"The {what} space of `{env_id}` is not supported. Received: "
+                    f"{' '.join(str(space).split())}. Accepted: {accepted.__name__}."
+                )
+        super().__init__(
+            env_id, num_envs, observation_space, action_space, episode_seeds
+        )
+
+    def _reset_some(self, mask: npt.NDArray[np.bool_], seeds: Array) -> Array:
+        by_environment: list[int | None] = [None] * self.num_envs
+        for i, seed in zip(np.flatnonzero(mask), seeds, strict=True):
+            by_environment[i] = int(seed)
+        observation, _ = self._vector.reset(
+            seed=by_environment, options={"reset_mask": mask}
+        )
+        return np.asarray(observation)
+
+    def _step_all(self, actions: Array) -> tuple[Array, Array, Array, Array]:
+        observation, reward, terminated, truncated, _ = self._vector.step(
+            actions + self.action_space.start
+        )
+        return observation, reward, terminated, truncated
+
+    def render(self) -> list[Array]:
+        """The current picture of every environment, `[H, W, 3]` uint8 each."""
+        return list(self._vector.render())
+
+    def close(self) -> None:
+        """Closes the environments."""
+        self._vector.close()
+
+
+def _offered_ids() -> list[str]:
+    """The registered ids, of Atari's many only those that are accepted here."""
+    return [
+        env_id
+        for env_id, spec in gymnasium.registry.items()
+        if not str(spec.entry_point).startswith("ale_py.")
+        or re.match(r"ALE/|\w+NoFrameskip-v4", env_id)
+    ]

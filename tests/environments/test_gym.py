@@ -1,0 +1,255 @@
+"""Gymnasium environments: which are accepted, and how their episodes end."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.spaces import Box, Dict, Discrete
+
+from acktr_tf.config import Config
+from acktr_tf.environments import GymEnvironment, make_vector_env
+from acktr_tf.errors import UserError
+
+REGISTERED = {
+    "AcktrCounter-v0": dict(max_episode_steps=4),
+    "AcktrEndless-v0": {},
+    "AcktrStartsAtFive-v0": {},
+    "AcktrDictionary-v0": {},
+    "AcktrBroken-v0": {},
+}
+
+
+class Counter(gymnasium.Env[Any, Any]):
+    """Counts steps; action 1 ends the episode; the reward is the count."""
+
+    observation_space = Box(-np.inf, np.inf, (2,), np.float64)
+    action_space: gymnasium.Space[Any] = Discrete(2)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.seed, self.count = float(seed), 0
+        return np.array([self.seed, 0.0]), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.count += 1
+        observation = np.array([self.seed, float(self.count)])
+        return observation, float(self.count), bool(action == 1), False, {}
+
+
+class StartsAtFive(Counter):
+    action_space = Discrete(3, start=5)
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        assert self.action_space.contains(action)
+        return np.array([self.seed, float(action)]), 0.0, False, False, {}
+
+
+class Dictionary(Counter):
+    observation_space = Dict({"a": Box(0, 1), "b": Box(0, 1)})  # type: ignore
+
+
+class Broken(Counter):
+    def __init__(self, render_mode: str | None = None) -> None:
+        raise RuntimeError("the licence\nhas expired")
+
+
+@pytest.fixture(autouse=True)
+def registered() -> Iterator[None]:
+    classes = [Counter, Counter, StartsAtFive, Dictionary, Broken]
+    for (name, options), entry_point in zip(REGISTERED.items(), classes, strict=True):
+        gymnasium.register(
+            name, entry_point=entry_point, disable_env_checker=True, **options
+        )
+    yield
+    for name in REGISTERED:
+        del gymnasium.registry[name]
+
+
+def episode_seeds(environment: int, episode: int) -> int:
+    return 100 * environment + episode
+
+
+def make(name: str, num_envs: int = 3) -> GymEnvironment:
+    return GymEnvironment(name, num_envs, episode_seeds)
+
+
+def test_cartpole_by_the_one_door() -> None:
+    environments = make_vector_env(Config(env="CartPole-v1", num_envs=3))
+    observation = environments.reset()
+    assert observation.shape == (3, 4)
+    assert observation.dtype == np.float32
+    assert environments.action_space.n == 2
+    returns, random = [], np.random.default_rng(0)
+    for _ in range(100):
+        step = environments.step(random.integers(0, 2, 3))
+        assert step.reward.tolist() == [1.0, 1.0, 1.0]
+        returns += step.episodes
+    assert len(returns) > 5
+    assert all(episode[0] == episode[1] for episode in returns)
+    environments.close()
+
+
+def test_episodes_equal_those_of_gymnasium_alone() -> None:
+    environments = make("CartPole-v1", 2)
+    observation = environments.reset()
+    random = np.random.default_rng(0)
+    for i in range(2):
+        single = gymnasium.make("CartPole-v1")
+        expected, _ = single.reset(seed=episode_seeds(i, 0))
+        assert np.array_equal(observation[i], expected)
+    single = gymnasium.make("CartPole-v1")
+    single.reset(seed=episode_seeds(1, 0))
+    episode = 0
+    for _ in range(80):
+        actions = random.integers(0, 2, 2)
+        step = environments.step(actions)
+        expected, _, over, _, _ = single.step(int(actions[1]))
+        if over:
+            episode += 1
+            expected, _ = single.reset(seed=episode_seeds(1, episode))
+        assert np.array_equal(step.observation[1], expected)
+        assert step.terminated[1] == over
+    assert episode > 1
+
+
+def test_training_starts_differ_over_environments_episodes_and_runs() -> None:
+    starts = []
+    for seed in [0, 1]:
+        environments = make_vector_env(
+            Config(env="AcktrEndless-v0", num_envs=4, seed=seed)
+        )
+        starts.append(environments.reset()[:, 0])
+        starts.append(environments.step(np.ones(4, np.int64)).observation[:, 0])
+        environments.close()
+    assert len(set(np.concatenate(starts).tolist())) == 16
+    assert all(0 <= start < 2**31 for start in np.concatenate(starts))
+
+
+@pytest.mark.parametrize(
+    ("name", "closest"),
+    [
+        ("CartPol-v1", "CartPole-v1"),
+        ("CartPole-v7", "CartPole-v1"),
+        ("Cartpole-v1", "CartPole-v1"),
+        ("Cart/Pole-v1", "CartPole-v1"),
+        ("AcktrCounte-v0", "AcktrCounter-v0"),
+    ],
+)
+def test_an_unknown_environment_gets_the_closest_ids(name: str, closest: str) -> None:
+    with pytest.raises(UserError) as error:
+        make_vector_env(Config(env=name))
+    message = str(error.value)
+    assert f"Unknown environment `{name}`" in message
+    assert closest in message.split("Did you mean")[1]
+    assert "\n" not in message
+
+
+def test_ids_that_would_be_refused_are_not_proposed() -> None:
+    with pytest.raises(UserError) as error:
+        make_vector_env(Config(env="Breakut-v4"))
+    assert "Breakout-v4" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "received", "accepted"),
+    [
+        ("Pendulum-v1", "action space", "Discrete"),
+        ("AcktrDictionary-v0", "observation space", "Box"),
+        ("FrozenLake-v1", "observation space", "Box"),
+    ],
+)
+def test_spaces_that_are_not_supported_are_refused(
+    name: str, received: str, accepted: str
+) -> None:
+    with pytest.raises(UserError) as error:
+        make_vector_env(Config(env=name, num_envs=2))
+    message = str(error.value)
+    assert f"The {received} of `{name}` is not supported" in message
+    assert message.endswith(f"Accepted: {accepted}.")
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    "name", ["AcktrBroken-v0", "not an id-v0", "no_such_module_at_all:Thing-v0"]
+)
+def test_an_environment_that_cannot_be_made_is_one_line(name: str) -> None:
+    with pytest.raises(UserError, match="cannot be made") as error:
+        make_vector_env(Config(env=name, num_envs=2))
+    assert name in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_actions_count_from_the_start_of_the_space() -> None:
+    environments = make("AcktrStartsAtFive-v0")
+    environments.reset()
+    step = environments.step(np.array([0, 1, 2], np.int32))
+    assert step.observation[:, 1].tolist() == [5.0, 6.0, 7.0]
+
+
+def test_a_time_limit_truncates_and_an_end_terminates() -> None:
+    environments = make("AcktrCounter-v0")
+    environments.reset()
+    go, stop = 0, 1
+    # Environment 0 reaches its limit of 4 steps; 1 ends itself at step 2; 2 ends itself
+    # at step 4, where the limit is too.
+    actions = [[go, go, go], [go, stop, go], [go, go, go], [go, go, stop]]
+    steps = [environments.step(np.array(action)) for action in actions]
+
+    assert [s.terminated.tolist() for s in steps] == [
+        [False, False, False],
+        [False, True, False],
+        [False, False, False],
+        [False, False, True],
+    ]
+    assert [s.truncated.tolist() for s in steps] == [
+        [False, False, False],
+        [False, False, False],
+        [False, False, False],
+        [True, False, False],
+    ]
+    # Only a truncation needs the observation that the episode was cut off at.
+    assert [s.final_observation is None for s in steps] == [True, True, True, False]
+    assert steps[3].final_observation is not None
+    assert steps[3].final_observation[0].tolist() == [0.0, 4.0]
+    # What to act on next is of the next episode, with its own seed, where one ended.
+    assert steps[1].observation.tolist() == [[0.0, 2.0], [101.0, 0.0], [200.0, 2.0]]
+    assert steps[3].observation.tolist() == [[1.0, 0.0], [101.0, 2.0], [201.0, 0.0]]
+    assert [s.reward.tolist() for s in steps] == [
+        [1.0, 1.0, 1.0],
+        [2.0, 2.0, 2.0],
+        [3.0, 1.0, 3.0],
+        [4.0, 2.0, 4.0],
+    ]
+    assert [s.episodes for s in steps] == [[], [(3.0, 2)], [], [(10.0, 4), (10.0, 4)]]
+
+
+def test_observations_are_not_overwritten_by_later_steps() -> None:
+    environments = make("AcktrEndless-v0")
+    first = environments.reset()
+    second = environments.step(np.zeros(3, np.int64)).observation
+    environments.step(np.zeros(3, np.int64))
+    assert first[:, 1].tolist() == [0.0, 0.0, 0.0]
+    assert second[:, 1].tolist() == [1.0, 1.0, 1.0]
+
+
+def test_reset_starts_the_first_episodes_again() -> None:
+    environments = make("AcktrEndless-v0")
+    first = environments.reset()
+    environments.step(np.ones(3, np.int64))
+    environments.step(np.zeros(3, np.int64))
+    assert np.array_equal(environments.reset(), first)
+    step = environments.step(np.ones(3, np.int64))
+    assert step.episodes == [(1.0, 1)] * 3
+
+
+def test_pictures_are_made_when_asked_for() -> None:
+    environments = make_vector_env(Config(env="CartPole-v1", num_envs=2), render=True)
+    environments.reset()
+    pictures = environments.render()
+    assert [picture.shape for picture in pictures] == [(400, 600, 3)] * 2
+    assert all(picture.dtype == np.uint8 for picture in pictures)
+    environments.close()
