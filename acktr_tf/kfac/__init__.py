@@ -1,0 +1,14 @@
+"""K-FAC for Keras models: a natural-gradient optimizer that needs nothing else here."""
+
+import keras
+
+if keras.config.backend() != "tensorflow":
+    raise ImportError(
+        "acktr_tf.kfac needs Keras on the tensorflow backend. Received: "
+        f"{keras.config.backend()}. Set KERAS_BACKEND=tensorflow before Python starts."
+    )
+
+from acktr_tf.kfac.capture import CurvatureTape
+from acktr_tf.kfac.optimizer import KFAC
+
+__all__ = ["KFAC", "CurvatureTape"]

@@ -1,0 +1,238 @@
+import hypothesis
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import strategies as st
+from oracles import kfac as oracle
+
+from acktr_tf.kfac import KFAC, CurvatureTape
+from acktr_tf.kfac.factors import conv2d_factors, dense_factors, extract_patches
+from kfac import twins
+
+
+@pytest.mark.parametrize("use_bias", [False, True])
+def test_dense_factors_equal_sums_of_outer_products(use_bias):
+    x, g = twins.inputs(7, 3), twins.inputs(7, 2, seed=2)
+
+    factors = dense_factors(tf.constant(x), tf.constant(g), use_bias)
+
+    rows = np.float64(x)[:, np.newaxis]
+    if use_bias:
+        rows = np.concatenate([rows, np.ones((7, 1, 1))], axis=2)
+    np.testing.assert_allclose(factors.a, oracle.factor_a(rows), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        factors.g, oracle.factor_g(np.float64(g)[:, np.newaxis]), rtol=1e-5, atol=1e-6
+    )
+
+
+def check_conv_factors(
+    size, channels, filters, kernel_size, strides, padding, dilation, use_bias
+):
+    layer = keras.layers.Conv2D(
+        filters,
+        kernel_size,
+        strides,
+        padding=padding,
+        dilation_rate=dilation,
+        use_bias=use_bias,
+    )
+    x = twins.inputs(3, *size, channels)
+    outputs = layer(x)
+    g = twins.inputs(*outputs.shape, seed=2)
+
+    factors = conv2d_factors(tf.constant(x), tf.constant(g), layer)
+
+    twin = twins.oracle_layer(layer)
+    rows = twin.rows(np.float64(x))
+    # The oracle's patches are right: they reproduce Keras' own convolution.
+    np.testing.assert_allclose(
+        twin.arrange(rows @ twin.matrix, x), outputs, rtol=1e-4, atol=1e-5
+    )
+    np.testing.assert_allclose(factors.a, oracle.factor_a(rows), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        factors.g,
+        oracle.factor_g(np.float64(g).reshape(3, -1, filters)),
+        rtol=1e-4,
+        atol=1e-5,
+    )
+
+
+@pytest.mark.parametrize("use_bias", [False, True])
+@pytest.mark.parametrize("padding", ["valid", "same"])
+@pytest.mark.parametrize(
+    ("kernel_size", "strides", "dilation"),
+    [
+        ((1, 1), (1, 1), (1, 1)),
+        ((3, 3), (1, 1), (1, 1)),
+        ((4, 4), (2, 2), (1, 1)),
+        ((2, 3), (3, 1), (1, 1)),
+        ((3, 2), (1, 1), (2, 2)),
+        ((3, 2), (1, 1), (1, 3)),
+    ],
+)
+def test_conv_factors_equal_loops_over_patches(
+    kernel_size, strides, padding, dilation, use_bias
+):
+    check_conv_factors((7, 6), 2, 3, kernel_size, strides, padding, dilation, use_bias)
+
+
+@hypothesis.given(
+    height=st.integers(5, 9),
+    width=st.integers(5, 9),
+    channels=st.integers(1, 3),
+    filters=st.integers(1, 3),
+    kernel_size=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    stride=st.integers(1, 3),
+    dilation=st.integers(1, 2),
+    padding=st.sampled_from(["valid", "same"]),
+    use_bias=st.booleans(),
+)
+@hypothesis.settings(max_examples=25)
+def test_conv_factors_equal_loops_over_patches_of_any_size(
+    height,
+    width,
+    channels,
+    filters,
+    kernel_size,
+    stride,
+    dilation,
+    padding,
+    use_bias,
+):
+    # Keras has no convolution with both.
+    hypothesis.assume(stride == 1 or dilation == 1)
+    check_conv_factors(
+        (height, width),
+        channels,
+        filters,
+        kernel_size,
+        (stride, stride),
+        padding,
+        (dilation, dilation),
+        use_bias,
+    )
+
+
+def test_patches_are_in_the_order_of_the_flattened_kernel():
+    layer = keras.layers.Conv2D(3, (2, 3), (2, 1), use_bias=False)
+    x = tf.constant(twins.inputs(2, 5, 6, 2))
+    outputs = layer(x)
+
+    patches = extract_patches(x, layer)
+
+    kernel = tf.reshape(layer.kernel, [-1, 3])
+    np.testing.assert_allclose(patches @ kernel, outputs, rtol=1e-4, atol=1e-5)
+
+
+def test_a_convolution_with_one_output_position_is_a_dense_layer():
+    layer = keras.layers.Conv2D(3, (4, 5))
+    x, g = twins.inputs(6, 4, 5, 2), twins.inputs(6, 3, seed=2)
+    layer.build(x.shape)
+
+    conv = conv2d_factors(tf.constant(x), tf.constant(g[:, None, None]), layer)
+    dense = dense_factors(tf.constant(x.reshape(6, -1)), tf.constant(g), True)
+
+    np.testing.assert_array_equal(conv.a, dense.a)
+    np.testing.assert_array_equal(conv.g, dense.g)
+
+
+def test_conv_factors_of_images_of_a_size_known_only_when_run():
+    layer = keras.layers.Conv2D(3, 2)
+    x, g = twins.inputs(2, 4, 5, 1), twins.inputs(2, 3, 4, 3, seed=2)
+    layer.build((None, None, None, 1))
+    expected = conv2d_factors(tf.constant(x), tf.constant(g), layer)
+
+    @tf.function(input_signature=[tf.TensorSpec([None] * 3 + [n]) for n in (1, 3)])
+    def graph(x, g):
+        return conv2d_factors(x, g, layer)
+
+    for actual, same in zip(graph(x, g), expected, strict=True):
+        np.testing.assert_allclose(actual, same, rtol=1e-6)
+
+
+# Running means --------------------------------------------------------------------
+def one_layer(decay: float) -> tuple[twins.Twin, KFAC]:
+    twin = twins.Twin((3,), [], [keras.layers.Dense(2)])
+    optimizer = KFAC(factor_decay=decay)
+    optimizer.attach(twin.model)
+    return twin, optimizer
+
+
+def update(optimizer: KFAC, twin: twins.Twin, x: np.ndarray, noise: np.ndarray) -> None:
+    with CurvatureTape(optimizer.layers) as tape:
+        log_likelihood = tf.reduce_sum(noise * twin.outputs(x), axis=1)
+    optimizer.update_factors(tape, log_likelihood)
+
+
+def test_factors_are_zero_before_the_first_batch():
+    _, optimizer = one_layer(0.9)
+    for factor in optimizer.blocks[0].factors():
+        np.testing.assert_array_equal(factor, np.zeros(factor.shape))
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.5, 0.99])
+def test_the_first_batch_is_taken_whole_whatever_the_decay(decay):
+    twin, optimizer = one_layer(decay)
+    x, noise = twins.inputs(5, 3), twins.inputs(5, 2, seed=2)
+
+    update(optimizer, twin, x, noise)
+
+    expected = dense_factors(tf.constant(x), tf.constant(noise), True)
+    for actual, batch in zip(optimizer.blocks[0].factors(), expected, strict=True):
+        np.testing.assert_allclose(actual, batch, rtol=2e-5, atol=1e-6)
+
+
+def test_factors_are_a_weighted_mean_of_the_batches():
+    decay = 0.8
+    twin, optimizer = one_layer(decay)
+    batches = [
+        (twins.inputs(5, 3, seed=s), twins.inputs(5, 2, seed=-s % 9)) for s in range(4)
+    ]
+
+    for x, noise in batches:
+        update(optimizer, twin, x, noise)
+
+    weights = np.array([decay**age for age in (3, 2, 1, 0)])
+    weights /= weights.sum()
+    all_factors = [
+        dense_factors(tf.constant(x), tf.constant(noise), True) for x, noise in batches
+    ]
+    for which, actual in enumerate(optimizer.blocks[0].factors()):
+        expected = sum(
+            weight * factors[which].numpy()
+            for weight, factors in zip(weights, all_factors, strict=True)
+        )
+        np.testing.assert_allclose(actual, expected, rtol=2e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e30])
+@pytest.mark.parametrize("where", ["inputs", "targets"])
+def test_a_batch_that_is_not_finite_leaves_the_factors_as_they_are(bad, where):
+    twin, optimizer = one_layer(0.9)
+    x, noise = twins.inputs(5, 3), twins.inputs(5, 2, seed=2)
+    update(optimizer, twin, x, noise)
+    before = [factor.numpy() for factor in optimizer.blocks[0].factors()]
+    # The square of 1e30 overflows.
+    (x if where == "inputs" else noise)[1, 1] = bad
+
+    update(optimizer, twin, x, noise)
+
+    for actual, same in zip(optimizer.blocks[0].factors(), before, strict=True):
+        np.testing.assert_array_equal(actual, same)
+
+
+def test_second_moments_of_a_layer_in_half_precision_are_taken_in_float32():
+    layer = keras.layers.Dense(2, dtype="mixed_float16")
+    twin = twins.Twin((3,), [], [layer])
+    optimizer = KFAC()
+    optimizer.attach(twin.model)
+    # Their squares overflow float16, whose largest number is 65504.
+    x, noise = 1000 * twins.inputs(5, 3), twins.inputs(5, 2, seed=2).astype(np.float16)
+
+    update(optimizer, twin, x, noise)
+
+    a = optimizer.blocks[0].factors().a
+    assert a.dtype == tf.float32
+    expected = oracle.factor_a(np.float64(x.astype(np.float16))[:, np.newaxis])
+    np.testing.assert_allclose(a[:-1, :-1], expected, rtol=1e-4, atol=1)

@@ -1,0 +1,573 @@
+import itertools
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from oracles import kfac as oracle
+from oracles.networks import log_softmax
+
+from acktr_tf.kfac import KFAC, CurvatureTape
+from kfac import twins
+
+EXAMPLES = 6
+CLASSES = 3
+
+
+# Steps beside the twin ------------------------------------------------------------
+class Problem:
+    """A loss, and sampled targets, that TensorFlow and the twin compute alike.
+
+    The outputs are CLASSES logits and a value.
+    """
+
+    def __init__(self, seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        self.x = rng.normal(size=(EXAMPLES, 5, 5, 2)).astype(np.float32)
+        self.actions = rng.integers(CLASSES, size=EXAMPLES)
+        self.noise = rng.normal(size=EXAMPLES).astype(np.float32)
+        self.taken = rng.integers(CLASSES, size=EXAMPLES)
+        self.advantages = rng.normal(size=EXAMPLES).astype(np.float32)
+        self.returns = rng.normal(size=EXAMPLES).astype(np.float32)
+
+    def log_likelihood(self, outputs: tf.Tensor) -> tf.Tensor:
+        log_p = tf.nn.log_softmax(outputs[:, :-1])
+        value = tf.stop_gradient(outputs[:, -1]) + self.noise
+        return tf.gather(log_p, self.actions, batch_dims=1) - 0.5 * tf.square(
+            value - outputs[:, -1]
+        )
+
+    def log_likelihood_twin(self, outputs: np.ndarray) -> np.ndarray:
+        # The target value is the real part's, fixed while outputs are nudged.
+        value = outputs[:, -1].real + self.noise
+        log_p = log_softmax(outputs[:, :-1])[np.arange(EXAMPLES), self.actions]
+        return log_p - 0.5 * (value - outputs[:, -1]) ** 2
+
+    def loss(self, outputs: tf.Tensor) -> tf.Tensor:
+        log_p = tf.nn.log_softmax(outputs[:, :-1])
+        policy = -self.advantages * tf.gather(log_p, self.taken, batch_dims=1)
+        return tf.reduce_mean(policy + 0.5 * tf.square(outputs[:, -1] - self.returns))
+
+    def loss_twin(self, outputs: np.ndarray) -> np.ndarray:
+        log_p = log_softmax(outputs[:, :-1])[np.arange(EXAMPLES), self.taken]
+        return -self.advantages * log_p + 0.5 * (outputs[:, -1] - self.returns) ** 2
+
+
+def conv_and_dense() -> twins.Twin:
+    return twins.Twin(
+        (5, 5, 2),
+        [
+            keras.layers.Conv2D(3, 2, 2, padding="same", activation="tanh"),
+            keras.layers.Flatten(),
+            keras.layers.Dense(4, activation="relu"),
+        ],
+        [keras.layers.Dense(CLASSES), keras.layers.Dense(1)],
+    )
+
+
+SETTINGS = {
+    "learning_rate": 0.3,
+    "kl_radius": 0.003,
+    "trust_region": "gradient",
+    "momentum": 0.9,
+    "damping": 0.01,
+    "factor_decay": 0.8,
+    "inverse_update_period": 2,
+}
+
+
+def update(optimizer: KFAC, twin: twins.Twin, problem: Problem) -> None:
+    """One update, of curvature and weights, with the package."""
+    with CurvatureTape(optimizer.layers) as curvature_tape:
+        log_likelihood = problem.log_likelihood(twin.outputs(problem.x))
+    optimizer.update_curvature(curvature_tape, log_likelihood)
+    variables = twin.model.trainable_variables
+    with tf.GradientTape() as tape:
+        loss = problem.loss(twin.outputs(problem.x))
+    optimizer.apply(tape.gradient(loss, variables), variables)
+
+
+@pytest.mark.parametrize(
+    ("changed", "compiled"),
+    [
+        ({}, False),
+        ({}, True),
+        ({"kl_radius": 1e6}, False),
+        ({"kl_radius": None}, False),
+        ({"trust_region": "applied", "kl_radius": 0.0003}, False),
+        ({"trust_region": "applied", "kl_radius": 0.0003}, True),
+        ({"trust_region": "applied", "kl_radius": 1e6}, False),
+        ({"momentum": 0.0, "inverse_update_period": 1}, False),
+    ],
+    ids=[
+        "bound",
+        "bound, compiled",
+        "free",
+        "no radius",
+        "applied",
+        "applied, compiled",
+        "applied, free",
+        "no momentum",
+    ],
+)
+def test_five_steps_equal_the_float64_twin(changed, compiled):
+    settings = SETTINGS | changed
+    twin = conv_and_dense()
+    expected = oracle.Optimizer(twin.network, **settings)
+    optimizer = KFAC(**settings)
+    optimizer.attach(twin.model)
+    start = [layer.matrix for layer in expected.network.layers]
+    problems = [Problem(seed) for seed in range(5)]
+    step = tf.function(update) if compiled else update
+
+    for problem in problems:
+        step(optimizer, twin, problem)
+        x = np.float64(problem.x)
+        expected.update_curvature(x, problem.log_likelihood_twin)
+        expected.step(x, problem.loss_twin)
+
+        np.testing.assert_allclose(
+            optimizer.trust_region_scale, expected.scale, rtol=1e-3
+        )
+        np.testing.assert_allclose(
+            optimizer.predicted_kl(), expected.predicted_kl(), rtol=1e-3
+        )
+        for layer, same, first in zip(
+            twin.layers, expected.network.layers, start, strict=True
+        ):
+            # The step is what is compared, not the weights that it leaves.
+            moved = same.matrix - first
+            np.testing.assert_allclose(
+                twins.matrix_of(layer) - first,
+                moved,
+                rtol=1e-3,
+                atol=1e-3 * np.abs(moved).max(),
+            )
+    bound = changed.get("kl_radius", 0.003) not in (None, 1e6)
+    assert (expected.scale < 1) == bound
+
+
+def test_the_radius_is_the_kl_of_the_step_where_it_binds():
+    # In the damped metric of the paper: ½ (ηΔ)ᵀ(F + damping)(ηΔ) = δ.
+    twin, problem, radius = conv_and_dense(), Problem(0), 1e-4
+    optimizer = KFAC(learning_rate=1.0, kl_radius=radius, momentum=0.0, damping=0.01)
+    optimizer.attach(twin.model)
+    before = [twins.matrix_of(layer) for layer in twin.layers]
+
+    update(optimizer, twin, problem)
+
+    kl = 0.0
+    for index, start in enumerate(before):
+        step = (start - twins.matrix_of(twin.layers[index])).ravel()
+        factors = [np.float64(f) for f in twin.block(optimizer, index).factors()]
+        kl += 0.5 * step @ np.kron(*oracle.damped_factors(*factors, 0.01)) @ step
+    assert float(optimizer.trust_region_scale) < 1
+    np.testing.assert_allclose(kl, radius, rtol=1e-3)
+
+
+def test_the_radius_is_the_predicted_kl_of_what_is_applied_if_so_chosen():
+    twin, radius = conv_and_dense(), 1e-4
+    optimizer = KFAC(
+        learning_rate=1.0, kl_radius=radius, trust_region="applied", damping=0.01
+    )
+    optimizer.attach(twin.model)
+    for seed in range(3):
+        update(optimizer, twin, Problem(seed))
+        assert float(optimizer.trust_region_scale) < 1
+        np.testing.assert_allclose(optimizer.predicted_kl(), radius, rtol=1e-4)
+
+
+def test_momentum_does_not_lengthen_a_step_in_a_constant_direction():
+    # v_k = (1 − μᵏ) ηΔ: what a mean of equal steps tends to is one of them.
+    twin = twins.Twin((2,), [], [keras.layers.Dense(1)])
+    optimizer = KFAC(learning_rate=0.1, kl_radius=None, momentum=0.5)
+    optimizer.attach(twin.model)
+    start = twins.matrix_of(twin.layers[0])
+    gradients = [tf.ones([2, 1]), tf.ones([1])]
+    for k in range(1, 5):
+        before = twins.matrix_of(twin.layers[0])
+        optimizer.apply(gradients, twin.model.trainable_variables)
+        # Without curvature the inverses are the identity, and Δ the gradient.
+        step = before - twins.matrix_of(twin.layers[0])
+        np.testing.assert_allclose(step, 0.1 * (1 - 0.5**k), rtol=1e-4)
+    assert (start > before).all()
+
+
+# Predicted and exact KL -----------------------------------------------------------
+def test_the_exact_kl_tends_to_the_predicted_one_where_the_blocks_are_exact():
+    # Two heads on the inputs: no block off the diagonal, since the scores of action and
+    # value are independent; and logits that are the same for every input, so that the
+    # policy's block is A ⊗ G.
+    twin = twins.Twin((4,), [], [keras.layers.Dense(3), keras.layers.Dense(1)])
+    twin.layers[0].kernel.assign(tf.zeros([4, 3]))
+    x = twins.inputs(16, 4)
+    variables = twin.model.trainable_variables
+    with tf.GradientTape() as tape:
+        outputs = twin.outputs(x)
+        wanted = twins.inputs(16, 4, seed=7)
+        loss = -tf.reduce_mean(wanted[:, :3] * tf.nn.log_softmax(outputs[:, :3]))
+        loss += tf.reduce_mean(tf.square(outputs[:, 3] - wanted[:, 3]))
+    gradients = tape.gradient(loss, variables)
+    start = [v.numpy() for v in variables]
+    old = twin.network
+    excess = []
+    for radius in [1.0, 1e-1, 1e-2, 1e-3]:
+        for variable, value in zip(variables, start, strict=True):
+            variable.assign(value)
+        optimizer = KFAC(
+            learning_rate=1e6,
+            kl_radius=radius,
+            momentum=0.0,
+            damping=1e-6,
+            trust_region="applied",
+        )
+        optimizer.attach(twin.model)
+        twins.update_exactly_actor_critic(optimizer, twin, x)
+        optimizer.apply(gradients, variables)
+        np.testing.assert_allclose(optimizer.predicted_kl(), radius, rtol=1e-3)
+        excess.append(abs(exact_kl(old, twin.network, x) / radius - 1))
+    # The next term of the KL is cubic in the step: relatively, of the order of √δ.
+    for larger, smaller in itertools.pairwise(excess):
+        assert np.sqrt(10) == pytest.approx(larger / smaller, rel=0.1)
+    assert excess[-1] < 1e-3
+
+
+def exact_kl(old, new, x: np.ndarray) -> float:
+    """Mean KL of softmax(logits)(a) N(v; V, 1) in float64."""
+    (old_outputs, *_), (new_outputs, *_) = (
+        oracle.forward(network, np.float64(x)) for network in (old, new)
+    )
+    old_log_p, new_log_p = (
+        log_softmax(old_outputs[:, :-1]),
+        log_softmax(new_outputs[:, :-1]),
+    )
+    policy = (np.exp(old_log_p) * (old_log_p - new_log_p)).sum(axis=1)
+    value = 0.5 * (old_outputs[:, -1] - new_outputs[:, -1]) ** 2
+    return float((policy + value).mean())
+
+
+# Invariance -----------------------------------------------------------------------
+def test_a_step_is_the_same_function_for_affinely_transformed_inputs():
+    # Natural gradient does not see how a layer's inputs are parametrised; A⁻¹ undoes
+    # the transformation, up to the damping, which is next to nothing here.
+    twin = twins.Twin(
+        (3,), [keras.layers.Dense(3, activation="tanh")], [keras.layers.Dense(2)]
+    )
+    network, x = twin.network, np.float64(twins.inputs(40, 3))
+    rng = np.random.default_rng(5)
+    stretch, shift = (
+        np.array([[2.0, 0.5, 0.0], [0.0, 1.0, -0.7], [0.3, 0.0, 0.5]]),
+        [0.5, -1.0, 0.2],
+    )
+    matrix = network.layers[0].matrix
+    # W' with x'W' + b' = xW + b where x' = x·stretch + shift.
+    kernel = np.linalg.solve(stretch, matrix[:-1])
+    moved_matrix = np.vstack([kernel, matrix[-1] - shift @ kernel])
+    noise = rng.normal(size=(40, 2)).astype(np.float32)
+    target = rng.normal(size=(40, 2)).astype(np.float32)
+
+    def change(first_matrix: np.ndarray, inputs: np.ndarray) -> np.ndarray:
+        """By how much one step moves the outputs."""
+        inputs = np.float32(inputs)
+        twins.randomize(twin.model)
+        twin.layers[0].kernel.assign(first_matrix[:-1])
+        twin.layers[0].bias.assign(first_matrix[-1])
+        optimizer = KFAC(learning_rate=0.1, kl_radius=None, momentum=0.0, damping=1e-10)
+        optimizer.attach(twin.model)
+        with CurvatureTape(optimizer.layers) as curvature_tape:
+            likelihood = tf.reduce_sum(noise * twin.outputs(inputs), axis=1)
+        optimizer.update_curvature(curvature_tape, likelihood)
+        variables = twin.model.trainable_variables
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(tf.square(twin.outputs(inputs) - target))
+        before = oracle.forward(twin.network, np.float64(inputs))[0]
+        optimizer.apply(tape.gradient(loss, variables), variables)
+        assert int(optimizer.failed_factorizations) == 0
+        return oracle.forward(twin.network, np.float64(inputs))[0] - before
+
+    expected = change(matrix, x)
+    actual = change(moved_matrix, x @ stretch + shift)
+
+    np.testing.assert_allclose(
+        actual, expected, rtol=0, atol=3e-3 * np.abs(expected).max()
+    )
+
+
+# The Keras contract ---------------------------------------------------------------
+def attached(**settings) -> tuple[KFAC, keras.Model]:
+    model = keras.Sequential(
+        [
+            keras.Input((3,)),
+            keras.layers.Dense(2, activation="tanh", name="hidden"),
+            keras.layers.Dense(2, name="top"),
+        ]
+    )
+    twins.randomize(model)
+    optimizer = KFAC(**settings)
+    optimizer.attach(model)
+    return optimizer, model
+
+
+def ordinary_update(optimizer: KFAC, model: keras.Model, x: tf.Tensor) -> None:
+    with CurvatureTape(optimizer.layers) as curvature_tape:
+        outputs = model(x)
+        likelihood = tf.reduce_sum(tf.sign(x[:, :2]) * outputs, axis=1)
+    optimizer.update_curvature(curvature_tape, likelihood)
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_mean(tf.square(model(x)))
+    variables = model.trainable_variables
+    optimizer.apply_gradients(
+        zip(tape.gradient(loss, variables), variables, strict=True)
+    )
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {**SETTINGS, "name": "mine", "weight_decay": 1e-4, "global_clipnorm": 1.0},
+        {"kl_radius": None, "trust_region": "applied"},
+    ],
+)
+def test_config_round_trip(settings):
+    optimizer = KFAC(**settings)
+    config = optimizer.get_config()
+    json.dumps(config)
+    assert KFAC.from_config(config).get_config() == config
+    for name, value in settings.items():
+        if isinstance(value, float):
+            assert config[name] == pytest.approx(value, rel=1e-6)
+        else:
+            assert config[name] == value
+
+
+def test_serialization_round_trip_with_a_schedule():
+    schedule = keras.optimizers.schedules.PolynomialDecay(0.5, 4, end_learning_rate=0.0)
+    optimizer = KFAC(learning_rate=schedule, damping=0.02)
+    config = keras.optimizers.serialize(optimizer)
+    again = keras.optimizers.deserialize(json.loads(json.dumps(config)))
+    assert type(again) is KFAC
+    assert keras.optimizers.serialize(again) == config
+
+
+def test_the_learning_rate_follows_a_schedule_to_zero():
+    schedule = keras.optimizers.schedules.PolynomialDecay(0.5, 2, end_learning_rate=0.0)
+    optimizer, model = attached(learning_rate=schedule, kl_radius=None, momentum=0.0)
+    gradients = [tf.ones_like(v) for v in model.trainable_variables]
+    steps = []
+    for _ in range(3):
+        before = model.trainable_variables[0].numpy()
+        optimizer.apply(gradients, model.trainable_variables)
+        steps.append((before - model.trainable_variables[0].numpy())[0, 0])
+    # Without curvature the step is the gradient, of ones, times the learning rate.
+    np.testing.assert_allclose(steps, [0.5, 0.25, 0.0], rtol=1e-5)
+    assert float(optimizer.trust_region_scale) == 0.0
+
+
+def test_a_constant_learning_rate_can_be_set():
+    optimizer, model = attached(learning_rate=0.5, kl_radius=None, momentum=0.0)
+    optimizer.learning_rate = 0.125
+    before = model.trainable_variables[0].numpy()
+    optimizer.apply([tf.ones_like(v) for v in model.trainable_variables])
+    np.testing.assert_allclose(
+        before - model.trainable_variables[0].numpy(), 0.125, rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "accepted"),
+    [
+        ("kl_radius", 0.0, "positive or None"),
+        ("kl_radius", -1.0, "positive or None"),
+        ("trust_region", "both", "one of gradient, applied"),
+        ("momentum", 1.0, r"in \[0, 1\)"),
+        ("momentum", -0.1, r"in \[0, 1\)"),
+        ("damping", 0.0, "positive"),
+        ("damping", float("nan"), "positive"),
+        ("factor_decay", 1.0, r"in \[0, 1\)"),
+        ("inverse_update_period", 0, "at least 1"),
+    ],
+)
+def test_an_argument_out_of_range_is_named(name, value, accepted):
+    with pytest.raises(
+        ValueError, match=rf"`{name}` must be {accepted}\. Received: {name}="
+    ):
+        KFAC(**{name: value})
+
+
+def test_a_step_before_attach_is_refused_and_says_what_to_do():
+    layer = keras.layers.Dense(2, name="lonely")
+    layer.build((None, 3))
+    gradients = [tf.ones_like(v) for v in layer.trainable_variables]
+    with pytest.raises(ValueError, match=r"call `attach\(model\)` .*lonely/kernel"):
+        KFAC().apply(gradients, layer.trainable_variables)
+
+
+def test_attaching_twice_is_refused():
+    optimizer, model = attached()
+    with pytest.raises(ValueError, match=r"attached to a model already"):
+        optimizer.attach(model)
+
+
+def test_a_missing_gradient_is_named():
+    optimizer, model = attached()
+    gradients = [tf.ones_like(v) for v in model.trainable_variables]
+    gradients[1] = None
+    with (
+        pytest.warns(UserWarning, match="Gradients do not exist"),
+        pytest.raises(
+            ValueError, match=r"No gradient for .*hidden/bias: KFAC steps all"
+        ),
+    ):
+        optimizer.apply(gradients, model.trainable_variables)
+
+
+def test_gradients_may_come_in_any_order():
+    steps = []
+    for reverse in (False, True):
+        optimizer, model = attached(damping=0.01)
+        x = tf.constant(twins.inputs(6, 3))
+        with CurvatureTape(optimizer.layers) as tape:
+            likelihood = tf.reduce_sum(tf.sign(x[:, :2]) * model(x), axis=1)
+        optimizer.update_curvature(tape, likelihood)
+        variables = model.trainable_variables[:: -1 if reverse else 1]
+        with tf.GradientTape() as gradient_tape:
+            loss = tf.reduce_mean(tf.square(model(x)))
+        optimizer.apply(gradient_tape.gradient(loss, variables), variables)
+        steps.append([v.numpy() for v in model.trainable_variables])
+    for left, right in zip(*steps, strict=True):
+        np.testing.assert_allclose(left, right, rtol=1e-6)
+
+
+def test_a_log_likelihood_of_something_else_names_a_layer():
+    optimizer, model = attached()
+    with CurvatureTape(optimizer.layers) as tape:
+        model(tf.ones([2, 3]))
+    with pytest.raises(ValueError, match=r"does not depend on layer `hidden`"):
+        optimizer.update_curvature(tape, tf.ones([2]))
+
+
+@pytest.mark.parametrize("trust_region", ["gradient", "applied"])
+def test_restored_variables_give_the_same_next_steps_bit_for_bit(trust_region):
+    settings = {"inverse_update_period": 2, "trust_region": trust_region}
+    x = [tf.constant(twins.inputs(6, 3, seed=seed)) for seed in range(5)]
+    optimizer, model = attached(**settings)
+    for batch in x[:3]:
+        ordinary_update(optimizer, model, batch)
+    saved = [v.numpy() for v in [*model.variables, *optimizer.variables]]
+    for batch in x[3:]:
+        ordinary_update(optimizer, model, batch)
+
+    other_optimizer, other_model = attached(**settings)
+    restored = [*other_model.variables, *other_optimizer.variables]
+    for variable, value in zip(restored, saved, strict=True):
+        variable.assign(value)
+    for batch in x[3:]:
+        ordinary_update(other_optimizer, other_model, batch)
+
+    for variable, same in zip(
+        restored, [*model.variables, *optimizer.variables], strict=True
+    ):
+        np.testing.assert_array_equal(variable, same)
+
+
+def test_a_second_call_does_not_trace_again():
+    optimizer, model = attached(inverse_update_period=2)
+    step = tf.function(lambda x: ordinary_update(optimizer, model, x))
+    for seed in range(4):
+        step(tf.constant(twins.inputs(6, 3, seed=seed)))
+    assert step.experimental_get_tracing_count() == 1
+    assert int(optimizer.iterations) == 4
+
+
+# Schedules of curvature -----------------------------------------------------------
+def test_inverses_are_made_in_the_first_period_and_then_once_a_period():
+    optimizer, model = attached(inverse_update_period=3)
+    inverses = [optimizer.blocks[0].inverse_a.numpy()]
+    for seed in range(10):
+        ordinary_update(optimizer, model, tf.constant(twins.inputs(6, 3, seed=seed)))
+        inverses.append(optimizer.blocks[0].inverse_a.numpy())
+    made = [
+        step
+        for step, (old, new) in enumerate(itertools.pairwise(inverses))
+        if not np.array_equal(old, new)
+    ]
+    assert made == [0, 1, 2, 3, 6, 9]
+
+
+# Faults ---------------------------------------------------------------------------
+@pytest.mark.parametrize("trust_region", ["gradient", "applied"])
+@pytest.mark.parametrize("radius", [0.001, None])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e38])
+def test_a_step_that_is_not_finite_is_skipped_and_counted(bad, radius, trust_region):
+    # 1e38 is finite, and so is not what the inverses make of it.
+    optimizer, model = attached(
+        kl_radius=radius, trust_region=trust_region, damping=1e-4
+    )
+    ordinary_update(optimizer, model, tf.constant(twins.inputs(6, 3)))
+    watched = [*model.trainable_variables, *optimizer._velocity]
+    before = [v.numpy() for v in watched]
+    gradients = [tf.ones_like(v) for v in model.trainable_variables]
+    gradients[2] = tf.fill(gradients[2].shape, bad)
+
+    optimizer.apply(gradients, model.trainable_variables)
+
+    for variable, same in zip(watched, before, strict=True):
+        np.testing.assert_array_equal(variable, same)
+    assert int(optimizer.skipped_steps) == 1
+    assert float(optimizer.trust_region_scale) == 0.0
+    ordinary_update(optimizer, model, tf.constant(twins.inputs(6, 3)))
+    assert int(optimizer.skipped_steps) == 1
+    assert all(np.isfinite(v).all() for v in model.trainable_variables)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e30])
+def test_a_batch_that_is_not_finite_never_reaches_the_weights(bad):
+    optimizer, model = attached(inverse_update_period=1)
+    x = tf.constant(twins.inputs(6, 3))
+    ordinary_update(optimizer, model, x)
+    poisoned = x.numpy()
+    poisoned[0, 0] = bad
+    for _ in range(2):
+        ordinary_update(optimizer, model, tf.constant(poisoned))
+    assert all(np.isfinite(v).all() for v in model.trainable_variables)
+    assert all(np.isfinite(np.float64(v)).all() for v in optimizer.variables)
+    ordinary_update(optimizer, model, x)
+    assert float(optimizer.trust_region_scale) > 0
+
+
+def test_factors_that_are_not_finite_keep_the_last_inverses_and_are_counted():
+    optimizer, model = attached(inverse_update_period=1)
+    x = tf.constant(twins.inputs(6, 3))
+    ordinary_update(optimizer, model, x)
+    block = optimizer.blocks[0]
+    inverse = block.inverse_a.numpy()
+    factor = next(v for v in optimizer.variables if v.name == "hidden_factor_a")
+    factor.assign(tf.fill(factor.shape, np.nan))
+
+    ordinary_update(optimizer, model, x)
+
+    assert int(optimizer.failed_factorizations) == 1
+    np.testing.assert_array_equal(block.inverse_a, inverse)
+    assert all(np.isfinite(v).all() for v in model.trainable_variables)
+    assert int(optimizer.skipped_steps) == 0
+
+
+# Two replicas ---------------------------------------------------------------------
+def test_two_replicas_take_the_step_of_one():
+    # In a process of its own: logical devices are made before TensorFlow starts.
+    here = Path(__file__).parent
+    paths = [str(here.parent), str(here.parents[1])]
+    result = subprocess.run(
+        [sys.executable, here / "two_replicas.py"],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
