@@ -1,0 +1,79 @@
+"""ACKTR: actor-critic using Kronecker-factored trust region (Wu et al. 2017)."""
+
+import tensorflow as tf
+
+from acktr_tf.algorithms.base import Algorithm, PhaseClock
+from acktr_tf.algorithms.schedules import learning_rate
+from acktr_tf.kfac import KFAC, CurvatureTape
+from acktr_tf.losses import sampled_log_likelihood
+
+
+class ACKTR(Algorithm):
+    """Natural gradient of the actor-critic loss, by K-FAC, in a trust region.
+
+    The Fisher matrix is that of the joint distribution of action and value, so the
+    trunk that policy and value share has one block a layer (Wu et al. 2017, 3.1).
+    """
+
+    optimizer: KFAC
+    _measured_names = ("predicted_kl",)
+
+    def _make_optimizer(self) -> KFAC:
+        config = self._config
+        optimizer = KFAC(
+            learning_rate=learning_rate(config),
+            kl_radius=config.kl_radius,
+            trust_region=config.trust_region,
+            momentum=config.momentum,
+            damping=config.damping,
+            factor_decay=config.factor_decay,
+            inverse_update_period=config.inverse_update_period,
+        )
+        optimizer.attach(self._policy.network)
+        return optimizer
+
+    def _update_curvature(
+        self, observation: tf.Tensor, key: tf.Tensor, clock: PhaseClock
+    ) -> None:
+        keys = tf.random.split(key, 2)
+
+        def factors() -> tf.Tensor:
+            rows = self._sample_rows(observation, keys[0])
+            with CurvatureTape(self.optimizer.layers) as tape:
+                evaluation = self._policy.evaluate(rows)
+                log_likelihood = sampled_log_likelihood(evaluation, keys[1])
+            self.optimizer.update_factors(tape, log_likelihood)
+            return tf.constant(True)
+
+        def inverses() -> tf.Tensor:
+            self.optimizer.update_inverses()
+            return tf.constant(True)
+
+        period = self._config.factor_update_period
+        due = tf.equal(self.optimizer.iterations.value % period, 0)
+        clock.phase(
+            "curvature", lambda: tf.cond(due, factors, lambda: tf.constant(False))
+        )
+        clock.phase("inverses", inverses)
+
+    def _sample_rows(self, observation: tf.Tensor, key: tf.Tensor) -> tf.Tensor:
+        """The share of the batch that curvature is estimated from, drawn at random."""
+        rows = observation.shape[0]
+        taken = max(1, round(rows * self._config.curvature_fraction))
+        if taken == rows:
+            return observation
+        order = tf.argsort(tf.random.stateless_uniform([rows], key))
+        return tf.gather(observation, order[:taken])
+
+    def _measure_step(self) -> dict[str, tf.Tensor]:
+        return {"predicted_kl": self.optimizer.predicted_kl()}
+
+    def _describe_step(self) -> dict[str, tf.Tensor]:
+        return {
+            "trust_region_scale": self.optimizer.trust_region_scale,
+            "kl_radius": tf.constant(self._config.kl_radius),
+            "damping": tf.constant(self._config.damping),
+            "failed_factorizations": tf.cast(
+                self.optimizer.failed_factorizations, tf.float32
+            ),
+        }

@@ -1,0 +1,71 @@
+"""The actor-critic loss, and the log-likelihood whose curvature is its Fisher."""
+
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from acktr_tf.distributions import Distribution
+from acktr_tf.policy import Evaluation
+
+
+class Losses(NamedTuple):
+    """Batch means, each a scalar: `total` is what is minimized."""
+
+    total: tf.Tensor
+    policy: tf.Tensor
+    value: tf.Tensor
+    entropy: tf.Tensor
+
+
+def actor_critic_loss(
+    evaluation: Evaluation,
+    action: tf.Tensor,
+    advantage: tf.Tensor,
+    target: tf.Tensor,
+    entropy_cost: float,
+    value_cost: float,
+) -> Losses:
+    """Advantage actor-critic loss (Mnih et al. 2016; Wu et al. 2017, section 3.1).
+
+        L = mean(−A log π(a|s) + c_v ½ (V(s) − R)² − c_e H(π(·|s)))
+
+    Args:
+      evaluation: Policy and value of the batch, `[N]`.
+      action: `[N]`, the actions taken.
+      advantage: `[N]`, A; constant with respect to the weights.
+      target: `[N]`, R, the value to regress on.
+      entropy_cost: c_e.
+      value_cost: c_v.
+    """
+    policy = -tf.reduce_mean(advantage * evaluation.distribution.log_prob(action))
+    value = 0.5 * tf.reduce_mean(tf.square(evaluation.value - target))
+    entropy = tf.reduce_mean(evaluation.distribution.entropy())
+    total = policy + value_cost * value - entropy_cost * entropy
+    return Losses(total, policy, value, entropy)
+
+
+def sampled_log_likelihood(evaluation: Evaluation, key: tf.Tensor) -> tf.Tensor:
+    """log p(a, v | s) of a and v drawn from the model itself, one an example.
+
+    The model's joint output distribution is p(a, v | s) = π(a|s) N(v; V(s), 1) (Wu et
+    al. 2017, section 3.1); the second moment of this function's gradient, over the
+    draws, is the Fisher matrix. Constant terms are left out.
+
+    Args:
+      evaluation: Policy and value, `[N]`.
+      key: `[2]` int32, the random key.
+
+    Returns:
+      `[N]`.
+    """
+    action_key, value_key = tf.unstack(tf.random.split(key, 2))
+    action = tf.stop_gradient(evaluation.distribution.sample(seed=action_key))
+    noise = tf.random.stateless_normal(tf.shape(evaluation.value), value_key)
+    value = tf.stop_gradient(evaluation.value) + noise
+    value_log_likelihood = -0.5 * tf.square(value - evaluation.value)
+    return evaluation.distribution.log_prob(action) + value_log_likelihood
+
+
+def exact_kl(old: Distribution, new: Distribution) -> tf.Tensor:
+    """Mean over the batch of KL(old ‖ new), in nats."""
+    return tf.reduce_mean(old.kl_divergence(new))

@@ -1,0 +1,145 @@
+"""Keras networks that map observations to the policy's parameters and the value."""
+
+import math
+
+import gymnasium
+import numpy as np
+
+from acktr_tf.backend import check_backend
+from acktr_tf.config import Config
+from acktr_tf.errors import UserError
+
+check_backend()  # Before Keras fails to import another one.
+
+import keras  # noqa: E402
+
+PIXEL_SCALE = 1.0 / 255.0
+
+
+def make_network(
+    config: Config, observation_space: gymnasium.spaces.Box, num_parameters: int
+) -> keras.Model:
+    """The network that `config` names.
+
+    Args:
+      config: The run's settings; `seed` decides the initial weights.
+      observation_space: Of one environment.
+      num_parameters: Parameters of the action distribution, `P`.
+
+    Returns:
+      A model from observations `[N, ...]`, as the environment gives them, to policy
+      parameters `[N, P]` and values `[N, 1]`.
+
+    Raises:
+      UserError: The network does not fit the observations.
+    """
+    shape, dtype = observation_space.shape, observation_space.dtype.name
+    is_image = len(shape) == 3 and dtype == "uint8"
+    kind = config.network
+    if kind == "auto":
+        kind = "nature_cnn" if is_image else "mlp"
+    seeds = keras.random.SeedGenerator(config.seed)
+    if kind == "nature_cnn":
+        if not is_image or min(shape[1:]) < 36:
+            raise UserError(
+                "network=nature_cnn takes stacks of frames, uint8 of shape [frames, "
+                f"height >= 36, width >= 36]. Received: {dtype} of shape {list(shape)}."
+            )
+        return nature_cnn(shape, num_parameters, config.conv3_filters, seeds)
+    if dtype == "uint8":
+        raise UserError(
+            f"network=mlp takes vectors of floats. Received: {dtype} of shape "
+            f"{list(shape)}."
+        )
+    return separate_mlps(shape, num_parameters, config.hidden_size, seeds)
+
+
+def nature_cnn(
+    shape: tuple[int, ...],
+    num_parameters: int,
+    conv3_filters: int,
+    seeds: keras.random.SeedGenerator,
+) -> keras.Model:
+    """The network of Mnih et al. 2015 with one trunk for policy and value.
+
+    Args:
+      shape: Of an observation: frames, height, width.
+      num_parameters: `P`.
+      conv3_filters: Filters of the third convolution (64 in Mnih et al., 32 in the
+        released code of Wu et al. 2017).
+      seeds: Where the initializers' seeds come from.
+    """
+    pixels = keras.Input(shape, dtype="uint8", name="observation")
+    # Frames last: convolutions on a CPU take no other order.
+    hidden = keras.layers.Permute((2, 3, 1), name="frames_last")(pixels)
+    hidden = keras.layers.Rescaling(PIXEL_SCALE, name="scale")(hidden)
+    for i, (filters, size, stride) in enumerate(
+        [(32, 8, 4), (64, 4, 2), (conv3_filters, 3, 1)], start=1
+    ):
+        hidden = keras.layers.Conv2D(
+            filters,
+            size,
+            stride,
+            activation="relu",
+            kernel_initializer=_orthogonal(seeds, math.sqrt(2.0)),
+            name=f"conv{i}",
+        )(hidden)
+    hidden = keras.layers.Flatten(name="flatten")(hidden)
+    hidden = _dense(512, "relu", seeds, math.sqrt(2.0), "fc")(hidden)
+    policy = _dense(num_parameters, None, seeds, 1.0, "policy")(hidden)
+    value = _dense(1, None, seeds, 1.0, "value")(hidden)
+    return keras.Model(pixels, (policy, value), name="nature_cnn")
+
+
+def separate_mlps(
+    shape: tuple[int, ...],
+    num_parameters: int,
+    hidden_size: int,
+    seeds: keras.random.SeedGenerator,
+) -> keras.Model:
+    """Two networks of two tanh layers each, one for the policy and one for the value.
+
+    Args:
+      shape: Of an observation; more than one axis is flattened.
+      num_parameters: `P`.
+      hidden_size: Units of each hidden layer.
+      seeds: Where the initializers' seeds come from.
+    """
+    observation = keras.Input(shape, dtype="float32", name="observation")
+    flat = keras.layers.Flatten(name="flatten")(observation)
+
+    def mlp(name: str, outputs: int, gain: float) -> keras.KerasTensor:
+        hidden = _dense(hidden_size, "tanh", seeds, math.sqrt(2.0), f"{name}_fc1")(flat)
+        hidden = _dense(hidden_size, "tanh", seeds, math.sqrt(2.0), f"{name}_fc2")(
+            hidden
+        )
+        return _dense(outputs, None, seeds, gain, name)(hidden)
+
+    # A small gain makes the first policy nearly uniform.
+    outputs = (mlp("policy", num_parameters, 0.01), mlp("value", 1, 1.0))
+    return keras.Model(observation, outputs, name="separate_mlps")
+
+
+def _dense(
+    units: int,
+    activation: str | None,
+    seeds: keras.random.SeedGenerator,
+    gain: float,
+    name: str,
+) -> keras.layers.Dense:
+    return keras.layers.Dense(
+        units,
+        activation=activation,
+        kernel_initializer=_orthogonal(seeds, gain),
+        name=name,
+    )
+
+
+def _orthogonal(
+    seeds: keras.random.SeedGenerator, gain: float
+) -> keras.initializers.Initializer:
+    # Of the generator's state, [seed, draws so far], both numbers: a seed of its own
+    # for each layer of each run.
+    state = [int(number) for number in seeds.next()]
+    seed = np.random.SeedSequence(state).generate_state(1)[0] >> 1
+    return keras.initializers.Orthogonal(gain, seed=int(seed))

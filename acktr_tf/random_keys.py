@@ -1,0 +1,23 @@
+"""Random keys from the run's seed and a counter, so that no generator has a state."""
+
+import zlib
+
+import numpy as np
+import numpy.typing as npt
+
+
+class KeyStream:
+    """Keys for TensorFlow's stateless random operations.
+
+    Args:
+      seed: The run's seed.
+      purpose: What the keys are for; streams of different purposes are independent.
+    """
+
+    def __init__(self, seed: int, purpose: str) -> None:
+        sequence = np.random.SeedSequence([seed, zlib.crc32(purpose.encode())])
+        self._first = sequence.generate_state(1)[0] >> 1
+
+    def key(self, index: int) -> npt.NDArray[np.int32]:
+        """The key `[2]` of the `index`-th draw, the same whenever it is asked for."""
+        return np.array([self._first, index], np.int32)

@@ -1,0 +1,35 @@
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+DOCS = Path(__file__).parent.parent / "docs"
+SPEC = importlib.util.spec_from_file_location("make_curves", DOCS / "make_curves.py")
+make_curves = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(make_curves)
+
+
+@pytest.mark.parametrize("name", list(make_curves.SUITES))
+def test_published_table_is_that_of_the_published_episodes(name):
+    suite = make_curves.SUITES[name]
+    page = (DOCS / suite.page).read_text()
+    runs = make_curves.read_suite(name)
+    assert runs
+    text = make_curves.table(suite, runs)
+    assert text in page
+    assert make_curves.with_table(page, name, text) == page
+    assert (DOCS / "images" / f"{name}.png").is_file()
+
+
+def test_mean_is_of_the_last_hundred_games():
+    run = make_curves.Run(
+        "acktr", 0, np.arange(300.0) * 10, np.repeat([0.0, 1.0, 3.0], 100)
+    )
+    assert run.mean_return[0] == pytest.approx(0.0)
+    assert run.mean_return[50] == pytest.approx(0.5)
+    assert run.mean_return[-1] == pytest.approx(3.0)
+    assert len(run.mean_step) == len(run.mean_return)
+    text = make_curves.table(make_curves.Suite("", "", 1.0), [run])
+    # Game 199 completes the first window of ones.
+    assert "| ACKTR | 0 | 300 | 1,990 | 3.00 | 3.00 | 2,990 |" in text
