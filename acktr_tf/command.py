@@ -1,6 +1,7 @@
 """What every command has in common: flags, help, one-line errors, exit statuses."""
 
 import itertools
+import os
 import shutil
 import sys
 import textwrap
@@ -18,6 +19,9 @@ from acktr_tf.flags import SettingFlag, define, parse, setting_flags
 
 INTERRUPTED = 130
 """Exit status of a command stopped by Ctrl-C, 128 + SIGINT."""
+
+BROKEN_PIPE = 141
+"""Exit status of a command whose output nobody reads any more, 128 + SIGPIPE."""
 
 _HELP = ("--help", "-help", "-h", "--helpfull", "--helpshort")
 
@@ -44,7 +48,7 @@ def run_command(
 
     Returns:
       The exit status: that of `main`, 0 after `--help`, 2 for a `UserError`, 1 for a
-      `RunError`, 130 if interrupted.
+      `RunError`, 130 if interrupted, 141 if the output is read no further.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     values = FlagValues()  # type: ignore[no-untyped-call]
@@ -55,10 +59,10 @@ def run_command(
         0,
         Setting("command", "1 shows where in the code an error arose.", low=0, high=1),
     )
-    if any(argument in _HELP for argument in arguments):
-        print(help_text(program, summary, values))
-        return 0
     try:
+        if any(argument in _HELP for argument in arguments):
+            print(help_text(program, summary, values), flush=True)
+            return 0
         parse(values, arguments)
         check_backend()
         return main(values)
@@ -71,6 +75,10 @@ def run_command(
     except KeyboardInterrupt:
         print(f"{program}: interrupted", file=sys.stderr)
         return INTERRUPTED
+    except BrokenPipeError:
+        # The reader, such as `head`, has seen enough. Nothing is left to flush to.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
 
 
 def help_text(program: str, summary: str, values: FlagValues) -> str:

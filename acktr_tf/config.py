@@ -250,6 +250,15 @@ class Config:
         exclusive_low=True,
         source=f"{RELEASED}: 0.001, there of twice the KL",
     )
+    kl_target: float = _setting(
+        0.0,
+        "acktr",
+        "Exact KL, of policy and value together, that a step should have: the radius "
+        "is adapted until it does, starting from kl_radius. 0 keeps the radius.",
+        unit="nats",
+        low=0.0,
+        source=f"{RELEASED}, MuJoCo: 0.002, on the learning rate",
+    )
     trust_region: str = _setting(
         "gradient",
         "acktr",

@@ -4,7 +4,6 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from acktr_tf.distributions import Distribution
 from acktr_tf.policy import Evaluation
 
 
@@ -66,6 +65,15 @@ def sampled_log_likelihood(evaluation: Evaluation, key: tf.Tensor) -> tf.Tensor:
     return evaluation.distribution.log_prob(action) + value_log_likelihood
 
 
-def exact_kl(old: Distribution, new: Distribution) -> tf.Tensor:
-    """Mean over the batch of KL(old ‖ new), in nats."""
-    return tf.reduce_mean(old.kl_divergence(new))
+def policy_kl(old: Evaluation, new: Evaluation) -> tf.Tensor:
+    """Mean over the batch of KL(π_old ‖ π_new), in nats."""
+    return tf.reduce_mean(old.distribution.kl_divergence(new.distribution))
+
+
+def value_kl(old: Evaluation, new: Evaluation) -> tf.Tensor:
+    """Mean over the batch of KL(N(V_old, 1) ‖ N(V_new, 1)) = ½ (V_new − V_old)².
+
+    Of the unit-variance Gaussians that the Fisher matrix takes the values for; with
+    `policy_kl` it makes the KL of the joint distribution.
+    """
+    return 0.5 * tf.reduce_mean(tf.square(new.value - old.value))

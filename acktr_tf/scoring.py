@@ -153,8 +153,7 @@ def score(
     """
     num_envs = environments.num_envs
     seeds = np.array(
-        # The door knows which seeds it was given; to be told again invites a lie.
-        [environments._episode_seeds(j % num_envs, j // num_envs) for j in range(games)]
+        [environments.episode_seeds(j % num_envs, j // num_envs) for j in range(games)]
     )
     keys = KeyStream(int(seeds[0]), "evaluation")
     returns = np.full(games, np.nan)

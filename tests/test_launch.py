@@ -369,3 +369,19 @@ def test_the_page_of_settings_is_what_the_script_writes():
     assert module.PAGE.read_text(encoding="utf-8") == page, "run docs/make_settings.py"
     for name in settings():
         assert f"| `{name}` |" in page
+
+
+def test_reader_that_stops_reading_is_no_error(tmp_path):
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-m", "acktr_tf.launch", "--help"],
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        check=False,
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, "")

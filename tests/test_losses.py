@@ -10,7 +10,12 @@ from gymnasium.spaces import Discrete
 from oracles import actor_critic as oracle
 
 from acktr_tf.distributions import CategoricalActions
-from acktr_tf.losses import actor_critic_loss, exact_kl, sampled_log_likelihood
+from acktr_tf.losses import (
+    actor_critic_loss,
+    policy_kl,
+    sampled_log_likelihood,
+    value_kl,
+)
 from acktr_tf.policy import Evaluation
 
 Array = npt.NDArray[np.float64]
@@ -86,9 +91,7 @@ def test_entropy_and_kl_equal_those_of_numpy(actions: int) -> None:
     value = np.zeros(7)
     entropy = evaluation(old, value).distribution.entropy()
     np.testing.assert_allclose(entropy, oracle.entropy(old), atol=1e-12)
-    kl = exact_kl(
-        evaluation(old, value).distribution, evaluation(new, value).distribution
-    )
+    kl = policy_kl(evaluation(old, value), evaluation(new, value))
     np.testing.assert_allclose(kl, oracle.kl_divergence(old, new).mean(), atol=1e-12)
     assert kl.shape == []
 
@@ -100,16 +103,24 @@ def test_the_uniform_policy_has_the_most_entropy() -> None:
 
 def test_kl_has_its_direction_and_vanishes_only_where_nothing_moved() -> None:
     """KL((½, ½) ‖ (¼, ¾)) = ½ log 2 + ½ log ⅔, and the other way about it is not."""
-    half = evaluation(np.log([[0.5, 0.5]]), np.zeros(1)).distribution
-    quarter = evaluation(np.log([[0.25, 0.75]]), np.zeros(1)).distribution
-    there = exact_kl(half, quarter).numpy()
-    back = exact_kl(quarter, half).numpy()
+    half = evaluation(np.log([[0.5, 0.5]]), np.zeros(1))
+    quarter = evaluation(np.log([[0.25, 0.75]]), np.zeros(1))
+    there = policy_kl(half, quarter).numpy()
+    back = policy_kl(quarter, half).numpy()
     assert there == pytest.approx(0.5 * math.log(2) + 0.5 * math.log(2 / 3))
     assert back == pytest.approx(0.25 * math.log(0.5) + 0.75 * math.log(1.5))
     assert there != pytest.approx(back)
     # The same distribution by other logits.
-    shifted = evaluation(np.log([[0.5, 0.5]]) + 3.0, np.zeros(1)).distribution
-    assert exact_kl(half, shifted).numpy() == pytest.approx(0.0, abs=1e-15)
+    shifted = evaluation(np.log([[0.5, 0.5]]) + 3.0, np.zeros(1))
+    assert policy_kl(half, shifted).numpy() == pytest.approx(0.0, abs=1e-15)
+
+
+def test_value_kl_is_that_of_unit_gaussians() -> None:
+    """KL(N(a, 1) ‖ N(b, 1)) = ½ (a − b)²; here the mean of ½·1 and ½·9."""
+    old = evaluation(np.zeros((2, 3)), np.array([0.0, 2.0]))
+    new = evaluation(np.ones((2, 3)), np.array([1.0, -1.0]))
+    assert value_kl(old, new).numpy() == pytest.approx(2.5)
+    assert value_kl(old, old).numpy() == 0.0
 
 
 # The sampled log-likelihood ---------------------------------------------------------

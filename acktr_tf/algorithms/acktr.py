@@ -5,7 +5,7 @@ import tensorflow as tf
 from acktr_tf.algorithms.base import Algorithm, PhaseClock
 from acktr_tf.algorithms.schedules import learning_rate
 from acktr_tf.kfac import KFAC, CurvatureTape
-from acktr_tf.losses import sampled_log_likelihood
+from acktr_tf.losses import policy_kl, sampled_log_likelihood, value_kl
 
 
 class ACKTR(Algorithm):
@@ -38,7 +38,7 @@ class ACKTR(Algorithm):
         keys = tf.random.split(key, 2)
 
         def factors() -> tf.Tensor:
-            rows = self._sample_rows(observation, keys[0])
+            rows = self._sample(keys[0], observation)
             with CurvatureTape(self.optimizer.layers) as tape:
                 evaluation = self._policy.evaluate(rows)
                 log_likelihood = sampled_log_likelihood(evaluation, keys[1])
@@ -56,14 +56,30 @@ class ACKTR(Algorithm):
         )
         clock.phase("inverses", inverses)
 
-    def _sample_rows(self, observation: tf.Tensor, key: tf.Tensor) -> tf.Tensor:
+    def _after_step(
+        self,
+        observation: tf.Tensor,
+        parameters: tf.Tensor,
+        value: tf.Tensor,
+        key: tf.Tensor,
+    ) -> None:
+        if self._config.kl_target == 0:
+            return
+        rows, *outputs = (
+            self._sample(key, batch) for batch in (observation, parameters, value)
+        )
+        old, new = self._policy.evaluation(*outputs), self._policy.evaluate(rows)
+        kl = policy_kl(old, new) + value_kl(old, new)
+        self.optimizer.adapt_radius(kl, self._config.kl_target)
+
+    def _sample(self, key: tf.Tensor, batch: tf.Tensor) -> tf.Tensor:
         """The share of the batch that curvature is estimated from, drawn at random."""
-        rows = observation.shape[0]
+        rows = batch.shape[0]
         taken = max(1, round(rows * self._config.curvature_fraction))
         if taken == rows:
-            return observation
+            return batch
         order = tf.argsort(tf.random.stateless_uniform([rows], key))
-        return tf.gather(observation, order[:taken])
+        return tf.gather(batch, order[:taken])
 
     def _measure_step(self) -> dict[str, tf.Tensor]:
         return {"predicted_kl": self.optimizer.predicted_kl()}
@@ -71,7 +87,7 @@ class ACKTR(Algorithm):
     def _describe_step(self) -> dict[str, tf.Tensor]:
         return {
             "trust_region_scale": self.optimizer.trust_region_scale,
-            "kl_radius": tf.constant(self._config.kl_radius),
+            "kl_radius": self.optimizer.radius,
             "damping": tf.constant(self._config.damping),
             "failed_factorizations": tf.cast(
                 self.optimizer.failed_factorizations, tf.float32

@@ -11,8 +11,8 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from acktr_tf.config import Config
-from acktr_tf.losses import Losses, actor_critic_loss, exact_kl
-from acktr_tf.policy import ActorCritic, Evaluation
+from acktr_tf.losses import Losses, actor_critic_loss, policy_kl, value_kl
+from acktr_tf.policy import ActorCritic
 from acktr_tf.random_keys import KeyStream
 
 
@@ -103,6 +103,22 @@ class Algorithm(abc.ABC):
     ) -> None:
         """Prepares the optimizer with what it must know beside the gradient."""
 
+    def _after_step(  # noqa: B027 (most steps leave nothing to do)
+        self,
+        observation: tf.Tensor,
+        parameters: tf.Tensor,
+        value: tf.Tensor,
+        key: tf.Tensor,
+    ) -> None:
+        """What a step is followed by.
+
+        Args:
+          observation: `[N, ...]`, the batch.
+          parameters: `[N, P]`, those of the policy on it before the step.
+          value: `[N]`, the value of it before the step.
+          key: `[2]`, the update's random key.
+        """
+
     def _measure_step(self) -> dict[str, tf.Tensor]:
         """Scalars about the step just taken that are costly: made only when logged."""
         return {}
@@ -165,6 +181,7 @@ class Algorithm(abc.ABC):
 
         def step() -> tf.Tensor:
             self.optimizer.apply(gradients, variables)
+            self._after_step(observation, parameters, value, key)
             return tf.constant(True)
 
         clock.phase("step", lambda: tf.cond(finite, step, lambda: tf.constant(False)))
@@ -172,10 +189,10 @@ class Algorithm(abc.ABC):
 
         def measured() -> dict[str, tf.Tensor]:
             new = self._policy.evaluate(observation)
-            policy_kl = exact_kl(old.distribution, new.distribution)
+            exact_kl = policy_kl(old, new)
             return {
-                "exact_kl": policy_kl,
-                "exact_kl_joint": policy_kl + _value_kl(old, new),
+                "exact_kl": exact_kl,
+                "exact_kl_joint": exact_kl + value_kl(old, new),
                 **self._measure_step(),
             }
 
@@ -213,8 +230,3 @@ def _describe_losses(
             variance > 0.0, 1.0 - unexplained / variance, float("nan")
         ),
     }
-
-
-def _value_kl(old: Evaluation, new: Evaluation) -> tf.Tensor:
-    """KL between the unit-variance Gaussians that the Fisher takes the values for."""
-    return 0.5 * tf.reduce_mean(tf.square(new.value - old.value))

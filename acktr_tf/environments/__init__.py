@@ -15,6 +15,12 @@ __all__ = [
     "training_seeds",
 ]
 
+RESEED_STEPS = 10_000
+"""Agent steps between two seeds of an environment in training; see `VectorEnvironment`.
+
+A restored run replays as many: about a minute for 32 Atari games.
+"""
+
 
 def make_vector_env(
     config: Config,
@@ -28,7 +34,8 @@ def make_vector_env(
     Args:
       config: The run's settings.
       num_envs: How many, `config.num_envs` if None.
-      episode_seeds: The reset seed of each episode; those of training if None.
+      episode_seeds: The reset seed of each episode; None for those of training, where
+        only some episodes are given one.
       render: Whether `render()` will be called.
 
     Raises:
@@ -36,6 +43,8 @@ def make_vector_env(
         made, or has spaces that are not supported.
     """
     num_envs = config.num_envs if num_envs is None else num_envs
+    # Training has no need to know each episode's seed.
+    reseed_steps = 0 if episode_seeds else RESEED_STEPS
     episode_seeds = episode_seeds or training_seeds(config.seed)
     if game := find_game(config.env):
         name, stickiness = game
@@ -48,6 +57,7 @@ def make_vector_env(
             repeat_action_probability=stickiness,
             clip_rewards=config.clip_rewards,
             life_loss_terminates=config.life_loss_terminates,
+            reseed_steps=reseed_steps,
             threads=config.env_threads,
             render=render,
         )
@@ -59,5 +69,9 @@ def make_vector_env(
             "Gymnasium id (CartPole-v1)."
         )
     return GymEnvironment(
-        config.env, num_envs, episode_seeds, render_mode="rgb_array" if render else None
+        config.env,
+        num_envs,
+        episode_seeds,
+        render_mode="rgb_array" if render else None,
+        reseed_steps=reseed_steps,
     )

@@ -111,6 +111,7 @@ class AtariEnvironment(VectorEnvironment):
         action (sticky actions, Machado et al. 2018).
       clip_rewards: Learn from rewards clipped to [-1, 1].
       life_loss_terminates: A lost life is a terminal state for learning.
+      reseed_steps: See `VectorEnvironment`.
       threads: Emulator threads; 0 takes one a core.
       render: Whether `render` will be called. The colour screen is that of a second
         emulator which is given the same seeds and actions.
@@ -130,6 +131,7 @@ class AtariEnvironment(VectorEnvironment):
         repeat_action_probability: float = 0.0,
         clip_rewards: bool = True,
         life_loss_terminates: bool = True,
+        reseed_steps: int = 0,
         threads: int = 0,
         render: bool = False,
     ) -> None:
@@ -172,6 +174,7 @@ class AtariEnvironment(VectorEnvironment):
             cast(gymnasium.spaces.Box, self._emulator.single_observation_space),
             cast(gymnasium.spaces.Discrete, self._emulator.single_action_space),
             episode_seeds,
+            reseed_steps,
         )
         self._clip_rewards = clip_rewards
         self._life_loss_terminates = life_loss_terminates

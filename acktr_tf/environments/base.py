@@ -1,8 +1,8 @@
 """What every vector of environments here does, whatever simulator is behind it.
 
-An episode is its reset seed and the actions taken since: nothing else decides a
-deterministic simulator's state. So each episode starts from a seed of its own, and a
-saved position is those seeds and actions; restoring replays them.
+The seed that a simulator was last reset with and the actions taken since decide all
+that a deterministic simulator does. So a saved position is those, and restoring replays
+them.
 """
 
 import abc
@@ -20,6 +20,9 @@ Array = npt.NDArray[Any]
 
 EpisodeSeeds = Callable[[int, int], int]
 """(environment index, episode index) → reset seed in [0, 2³¹)."""
+
+UNSEEDED = -1
+"""In place of a reset seed: the simulator's own generator goes on."""
 
 
 def training_seeds(seed: int) -> EpisodeSeeds:
@@ -44,7 +47,11 @@ class VectorEnvironment(abc.ABC):
       num_envs: `B`.
       observation_space: Of one environment.
       action_space: Of one environment.
-      episode_seeds: The reset seed of each episode.
+      episode_seeds: The reset seed of each episode that is given one.
+      reseed_steps: Steps of an environment after which the next episode is given a
+        seed; those before continue the simulator's own generator. 0 seeds every
+        episode. A seed costs time (ALE loads the game anew, as long as 200 steps);
+        none for long makes restoring slow.
     """
 
     def __init__(
@@ -54,15 +61,20 @@ class VectorEnvironment(abc.ABC):
         observation_space: gymnasium.spaces.Box,
         action_space: gymnasium.spaces.Discrete,
         episode_seeds: EpisodeSeeds,
+        reseed_steps: int = 0,
     ) -> None:
         self.name = name
         self.num_envs = num_envs
         self.observation_space = observation_space
         self.action_space = action_space
-        self._episode_seeds = episode_seeds
+        self.episode_seeds = episode_seeds
+        self._reseed_steps = reseed_steps
         self._steps = 0
+        # Of the episode under way, and since the environment was last seeded.
         self._episode_index = np.zeros(num_envs, np.int64)
         self._returns = np.zeros(num_envs, np.float64)
+        self._lengths = np.zeros(num_envs, np.int64)
+        self._seeded_index = np.zeros(num_envs, np.int64)
         self._actions: list[list[int]] = [[] for _ in range(num_envs)]
         self._observation: Array | None = None
 
@@ -70,6 +82,8 @@ class VectorEnvironment(abc.ABC):
     @abc.abstractmethod
     def _reset_some(self, mask: npt.NDArray[np.bool_], seeds: Array) -> Array:
         """Starts new episodes where `mask` `[B]`, with `seeds` `[mask.sum()]`.
+
+        A seed may be `UNSEEDED`.
 
         Returns:
           `[B, ...]` the current observation of every environment, not aliased by later
@@ -100,7 +114,7 @@ class VectorEnvironment(abc.ABC):
     def reset(self) -> Array:
         """Starts the first episode of every environment; returns `[B, ...]`."""
         self._episode_index[:] = 0
-        return self._begin(np.ones(self.num_envs, np.bool_))
+        return self._begin(np.ones(self.num_envs, np.bool_), seeded=True)
 
     def step(self, actions: Array) -> Step:
         """Steps every environment and resets those whose episode ended.
@@ -124,6 +138,7 @@ class VectorEnvironment(abc.ABC):
         )
         self._steps += 1
         self._returns += reward
+        self._lengths += 1
         for history, action in zip(self._actions, actions.tolist(), strict=True):
             history.append(action)
         # An episode that ends in a terminal state at its time limit has no future.
@@ -131,7 +146,7 @@ class VectorEnvironment(abc.ABC):
         learning_terminated = self._learning_terminated(terminated) & ~truncated
         ended = terminated | truncated
         episodes = [
-            Episode(float(self._returns[i]), len(self._actions[i]))
+            Episode(float(self._returns[i]), int(self._lengths[i]))
             for i in np.flatnonzero(ended)
         ]
         final_observation = None
@@ -139,7 +154,8 @@ class VectorEnvironment(abc.ABC):
             if truncated.any():
                 final_observation = observation.copy()
             self._episode_index[ended] += 1
-            observation = self._begin(ended)
+            due = [len(history) >= self._reseed_steps for history in self._actions]
+            observation = self._begin(ended, seeded=due)
         self._observation = observation
         return Step(
             observation,
@@ -150,17 +166,23 @@ class VectorEnvironment(abc.ABC):
             episodes,
         )
 
-    def _begin(self, mask: npt.NDArray[np.bool_]) -> Array:
-        """Starts the episode that `_episode_index` names, where `mask`."""
-        indices = np.flatnonzero(mask)
-        seeds = np.array(
-            [self._episode_seeds(int(i), int(self._episode_index[i])) for i in indices]
-        )
-        for i in indices:
+    def _begin(self, mask: npt.NDArray[np.bool_], seeded: npt.ArrayLike) -> Array:
+        """Starts the episode that `_episode_index` names, where `mask`.
+
+        Args:
+          mask: `[B]`.
+          seeded: `[B]`, or one for all: whether a seed of its own starts it.
+        """
+        seeded = np.broadcast_to(seeded, mask.shape)
+        seeds = np.full(self.num_envs, UNSEEDED)
+        for i in np.flatnonzero(mask & seeded):
+            seeds[i] = self.episode_seeds(int(i), int(self._episode_index[i]))
+            self._seeded_index[i] = self._episode_index[i]
             self._actions[i] = []
         self._returns[mask] = 0.0
+        self._lengths[mask] = 0
         with checks.simulator_faults(self.name, self._steps):
-            self._observation = self._reset_some(mask, seeds)
+            self._observation = self._reset_some(mask, seeds[mask])
         checks.check_observation(
             self.name,
             self._steps,
@@ -175,26 +197,33 @@ class VectorEnvironment(abc.ABC):
         """Where every environment is: arrays, and values that JSON can hold."""
         if self._observation is None:
             raise ValueError("Call `reset` before `position`.")
-        lengths = np.array([len(history) for history in self._actions], np.int64)
         arrays: dict[str, Array] = {
             "actions": np.array(
                 [a for history in self._actions for a in history], np.int32
             ),
-            "lengths": lengths,
-            "episode_index": self._episode_index.copy(),
+            "ages": np.array([len(history) for history in self._actions], np.int64),
+            "seeded_index": self._seeded_index.copy(),
             "observation": self._observation.copy(),
-            "returns": self._returns.copy(),
+            **self._progress(),
         }
         return arrays, {"steps": self._steps}
+
+    def _progress(self) -> dict[str, Array]:
+        """`[B]` each: which episode is under way, its length and return so far."""
+        return {
+            "episode_index": self._episode_index.copy(),
+            "lengths": self._lengths.copy(),
+            "returns": self._returns.copy(),
+        }
 
     def restore(
         self, arrays: dict[str, Array], values: dict[str, Any]
     ) -> tuple[Array, list[int]]:
-        """Replays every unfinished episode up to where `position` found it.
+        """Replays every environment up to where `position` found it.
 
-        The longest episode starts first and the others join so that all arrive
-        together; until it joins, an environment idles in an episode that is thrown
-        away.
+        The one that was seeded the longest ago starts first and the others join so
+        that all arrive together; until it joins, an environment idles in episodes that
+        are thrown away.
 
         Returns:
           The observation `[B, ...]`, and the indices of the environments whose
@@ -203,39 +232,42 @@ class VectorEnvironment(abc.ABC):
         Raises:
           RunError: The simulator failed.
         """
-        lengths = arrays["lengths"]
+        ages = arrays["ages"]
+        longest = int(ages.max(initial=0))
+        histories = np.split(arrays["actions"], np.cumsum(ages)[:-1])
         self._steps = values["steps"]
-        self._episode_index = arrays["episode_index"].copy()
-        histories = np.split(arrays["actions"], np.cumsum(lengths)[:-1])
-        longest = int(lengths.max(initial=0))
-        differs = np.zeros(self.num_envs, np.bool_)
-        observation = self._begin(np.ones(self.num_envs, np.bool_))
+        self._episode_index = arrays["seeded_index"].copy()
+        observation = self._begin(np.ones(self.num_envs, np.bool_), seeded=True)
         for t in range(longest):
-            joining = lengths == longest - t
+            joining = ages == longest - t
             if t and joining.any():
-                self._begin(joining)
-            replaying = (lengths >= longest - t) & ~differs
+                self._episode_index[joining] = arrays["seeded_index"][joining]
+                self._begin(joining, seeded=True)
             actions = np.zeros(self.num_envs, np.int64)
-            for i in np.flatnonzero(replaying):
-                actions[i] = histories[i][t - (longest - lengths[i])]
+            for i in np.flatnonzero(ages >= longest - t):
+                actions[i] = histories[i][t - (longest - ages[i])]
                 self._actions[i].append(int(actions[i]))
             with checks.simulator_faults(self.name, self._steps):
                 observation, reward, terminated, truncated = self._step_all(actions)
             self._returns += reward
+            self._lengths += 1
             ended = terminated | truncated
-            # An episode that was saved had not ended.
-            differs |= ended & replaying
             if ended.any():
-                observation = self._begin(ended)
-        if longest and (lengths == 0).any():
-            observation = self._begin(lengths == 0)
-        differs |= self._returns != arrays["returns"]
-        differs |= [
-            not np.array_equal(now, saved)
-            for now, saved in zip(observation, arrays["observation"], strict=True)
-        ]
+                self._episode_index[ended] += 1
+                observation = self._begin(ended, seeded=False)
+        if longest and (ages == 0).any():
+            self._episode_index[ages == 0] = arrays["seeded_index"][ages == 0]
+            observation = self._begin(ages == 0, seeded=True)
+        differs = np.array(
+            [
+                not np.array_equal(now, saved)
+                for now, saved in zip(observation, arrays["observation"], strict=True)
+            ]
+        )
+        for name, found in self._progress().items():
+            differs |= found != arrays[name]
         if differs.any():
-            self._episode_index[differs] += 1
-            observation = self._begin(differs)
+            self._episode_index[differs] = arrays["episode_index"][differs] + 1
+            observation = self._begin(differs, seeded=True)
         self._observation = observation
         return observation, [int(i) for i in np.flatnonzero(differs)]

@@ -32,8 +32,8 @@ def check_observation(
 ) -> None:
     """Raises a `RunError` unless `observation` `[B, ...]` is what `space` announced.
 
-    `num_envs` is `B`. Bounds are not enforced (many simulators overstep their own); shape, type and
-    finiteness are.
+    `num_envs` is `B`. Bounds are not enforced (many simulators overstep their own);
+    shape, type and finiteness are.
     """
     shape = (num_envs, *space.shape)
     if observation.shape != shape or observation.dtype != space.dtype:

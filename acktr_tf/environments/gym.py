@@ -8,7 +8,12 @@ import numpy as np
 import numpy.typing as npt
 
 from acktr_tf.config import closest
-from acktr_tf.environments.base import Array, EpisodeSeeds, VectorEnvironment
+from acktr_tf.environments.base import (
+    UNSEEDED,
+    Array,
+    EpisodeSeeds,
+    VectorEnvironment,
+)
 from acktr_tf.errors import UserError
 
 
@@ -20,6 +25,7 @@ class GymEnvironment(VectorEnvironment):
       num_envs: `B`.
       episode_seeds: The reset seed of each episode.
       render_mode: Gymnasium's render mode, or None.
+      reseed_steps: See `VectorEnvironment`.
 
     Raises:
       UserError: No such environment, one that cannot be made here, or one with an
@@ -32,7 +38,11 @@ class GymEnvironment(VectorEnvironment):
         num_envs: int,
         episode_seeds: EpisodeSeeds,
         render_mode: str | None = None,
+        *,
+        reseed_steps: int = 0,
     ) -> None:
+        # An environment that cannot be rendered need not know the argument.
+        rendering: dict[str, Any] = {"render_mode": render_mode} if render_mode else {}
         try:
             self._vector: Any = gymnasium.make_vec(
                 env_id,
@@ -41,8 +51,7 @@ class GymEnvironment(VectorEnvironment):
                 vector_kwargs={
                     "autoreset_mode": gymnasium.vector.AutoresetMode.DISABLED
                 },
-                # An environment that cannot be rendered need not know the argument.
-                **({} if render_mode is None else {"render_mode": render_mode}),
+                **rendering,
             )
         except gymnasium.error.UnregisteredEnv as error:
             raise UserError(
@@ -56,24 +65,31 @@ class GymEnvironment(VectorEnvironment):
             ) from error
         observation_space = self._vector.single_observation_space
         action_space = self._vector.single_action_space
-        for what, space, accepted in [
-            ("observation", observation_space, gymnasium.spaces.Box),
-            ("action", action_space, gymnasium.spaces.Discrete),
-        ]:
-            if not isinstance(space, accepted):
-                self._vector.close()
-                raise UserError(
-                    f"The {what} space of `{env_id}` is not supported. Received: "
-                    f"{' '.join(str(space).split())}. Accepted: {accepted.__name__}."
-                )
+        if not isinstance(observation_space, gymnasium.spaces.Box):
+            self._vector.close()
+            raise UserError(
+                f"The observation space of `{env_id}` is not supported. Received: "
+                f"{' '.join(str(observation_space).split())}. Accepted: Box."
+            )
+        if not isinstance(action_space, gymnasium.spaces.Discrete):
+            self._vector.close()
+            raise UserError(
+                f"The action space of `{env_id}` is not supported. Received: "
+                f"{' '.join(str(action_space).split())}. Accepted: Discrete."
+            )
         super().__init__(
-            env_id, num_envs, observation_space, action_space, episode_seeds
+            env_id,
+            num_envs,
+            observation_space,
+            action_space,
+            episode_seeds,
+            reseed_steps,
         )
 
     def _reset_some(self, mask: npt.NDArray[np.bool_], seeds: Array) -> Array:
         by_environment: list[int | None] = [None] * self.num_envs
         for i, seed in zip(np.flatnonzero(mask), seeds, strict=True):
-            by_environment[i] = int(seed)
+            by_environment[i] = None if seed == UNSEEDED else int(seed)
         observation, _ = self._vector.reset(
             seed=by_environment, options={"reset_mask": mask}
         )

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from acktr_tf.kfac.blocks import KroneckerBlock, make_blocks
 from acktr_tf.kfac.capture import CurvatureTape
-from acktr_tf.kfac.trust_region import predicted_kl, step_size
+from acktr_tf.kfac.trust_region import adapted_factor, predicted_kl, step_size
 
 TRUST_REGIONS = ("gradient", "applied")
 
@@ -134,10 +134,17 @@ class KFAC(keras.optimizers.Optimizer):
         self._scale = self._add_scalar("trust_region_scale", "float32")
         self._failures = self._add_scalar("failed_factorizations", "int32")
         self._skipped = self._add_scalar("skipped_steps", "int32")
+        self._radius_factor = self._add_scalar("radius_factor", "float32", "ones")
 
-    def _add_scalar(self, name: str, dtype: str) -> keras.Variable:
+    def _add_scalar(
+        self, name: str, dtype: str, initializer: str = "zeros"
+    ) -> keras.Variable:
         return self.add_variable(
-            shape=(), dtype=dtype, aggregation="only_first_replica", name=name
+            shape=(),
+            initializer=initializer,
+            dtype=dtype,
+            aggregation="only_first_replica",
+            name=name,
         )
 
     @property
@@ -294,13 +301,13 @@ class KFAC(keras.optimizers.Optimizer):
     def _step_size(self, learning_rate: tf.Tensor, damped_norm: tf.Tensor) -> tf.Tensor:
         if self.kl_radius is None or self.trust_region != "gradient":
             return tf.cast(learning_rate, damped_norm.dtype)
-        return step_size(learning_rate, self.kl_radius, damped_norm)
+        return step_size(learning_rate, self.radius, damped_norm)
 
     def _shrink_applied(self, velocities: Sequence[tf.Tensor]) -> tf.Tensor:
         if self.kl_radius is None or self.trust_region != "applied":
             return tf.constant(1.0)
         squared_norm = self._squared_norm(velocities)
-        return step_size(tf.constant(1.0), self.kl_radius, squared_norm)
+        return step_size(tf.constant(1.0), self.radius, squared_norm)
 
     def _squared_norm(self, matrices: Sequence[tf.Tensor]) -> tf.Tensor:
         """VᵀFV in the undamped metric."""
@@ -312,6 +319,23 @@ class KFAC(keras.optimizers.Optimizer):
             ],
         )
 
+    def adapt_radius(self, kl: tf.Tensor, target: float) -> None:
+        """Moves the radius towards where steps have the KL divergence wanted.
+
+        The predicted KL may be far from the exact one, by a factor that changes slowly.
+        Call this after a step with its exact KL; see `adapted_factor`, equation (14).
+        The radius grows only if it was what bounded the step.
+
+        Args:
+          kl: Exact KL of the step taken last, scalar, in nats.
+          target: The KL wanted, in nats.
+        """
+        # Until then the running mean of steps is shorter than the steps.
+        warm = self._iterations.value > int(2.0 / (1.0 - self.momentum))
+        binding = warm & (self.trust_region_scale < 1.0)
+        factor = adapted_factor(self._radius_factor.value, kl, target, binding)
+        self._radius_factor.assign(factor)
+
     # Diagnostics ----------------------------------------------------------------
     def predicted_kl(self) -> tf.Tensor:
         """Predicted KL ½vᵀFv of the step applied last, undamped F, in nats. Eq. (12).
@@ -319,6 +343,17 @@ class KFAC(keras.optimizers.Optimizer):
         Costs two matrix products a layer.
         """
         return predicted_kl(self._squared_norm(self._velocities()))
+
+    @property
+    def radius(self) -> tf.Tensor:
+        """The radius in force, in nats: `kl_radius` times what `adapt_radius` made.
+
+        Raises:
+          ValueError: There is no trust region.
+        """
+        if self.kl_radius is None:
+            raise ValueError("`radius` needs a trust region. Received: kl_radius=None")
+        return self.kl_radius * self._radius_factor.value
 
     @property
     def trust_region_scale(self) -> tf.Tensor:

@@ -2,9 +2,11 @@
 
 import tensorflow as tf
 
+ADAPTATION = 1.2  # w, about a tenth on the length of a step.
+
 
 def step_size(
-    learning_rate: tf.Tensor, kl_radius: float, squared_norm: tf.Tensor
+    learning_rate: tf.Tensor, kl_radius: float | tf.Tensor, squared_norm: tf.Tensor
 ) -> tf.Tensor:
     """The step size that keeps the predicted KL of a step within a radius.
 
@@ -34,3 +36,31 @@ def predicted_kl(squared_norm: tf.Tensor) -> tf.Tensor:
       squared_norm: ΔᵀFΔ of the step.
     """
     return 0.5 * squared_norm
+
+
+def adapted_factor(
+    factor: tf.Tensor, kl: tf.Tensor, target: float, binding: tf.Tensor
+) -> tf.Tensor:
+    """The next factor on the radius, given the exact KL of a step. Equation (14).
+
+        c ← c / w  if KL > 2 KL*,   c w  if KL < KL* / 2 and the radius bound,   else c
+
+    The rule by which the released code of Wu et al. 2017 adapts its learning rate on
+    MuJoCo (there w = 1.5), on the radius instead and in smaller steps: momentum shows
+    the effect of a change only after some updates.
+
+    Args:
+      factor: c, scalar.
+      kl: Exact KL of the last step, in nats; a value that is not finite counts as too
+        large.
+      target: KL*, in nats.
+      binding: Whether the radius bounded that step; if not, a larger one is of no use.
+
+    Returns:
+      Scalar between 1e-4 and 1e4.
+    """
+    too_large = tf.logical_not(kl <= 2.0 * target)
+    too_small = (kl < 0.5 * target) & binding
+    factor = tf.where(too_large, factor / ADAPTATION, factor)
+    factor = tf.where(too_small, factor * ADAPTATION, factor)
+    return tf.clip_by_value(factor, 1e-4, 1e4)

@@ -31,13 +31,6 @@ def tiny(algorithm: str = "a2c", **settings: Any) -> Config:
     )
 
 
-def split(weights: list[Any]) -> tuple[list[Any], list[Any]]:
-    """Weights of the policy's and of the value's network, in float64."""
-    exact = [weight.astype(np.float64) for weight in weights]
-    # Made in this order: two layers of each network in turn.
-    return exact[:6], exact[6:]
-
-
 # The step against a twin ------------------------------------------------------------
 @pytest.mark.parametrize("max_gradient_norm", [0.1, 100.0])
 def test_updates_equal_those_of_a_float64_twin(max_gradient_norm: float) -> None:
@@ -271,8 +264,8 @@ def test_a_batch_of_another_size_is_refused(
 
 # Learning ---------------------------------------------------------------------------
 LEARNING = {
-    "a2c": dict(learning_rate=0.03),
-    "acktr": dict(learning_rate=0.25, kl_radius=0.02, curvature_fraction=1.0),
+    "a2c": {"learning_rate": 0.03},
+    "acktr": {"learning_rate": 0.25, "kl_radius": 0.02, "curvature_fraction": 1.0},
 }
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from gymnasium.spaces import Box, Discrete
 
+from acktr_tf import environments as environments_module
 from acktr_tf.config import Config
 from acktr_tf.environments import VectorEnvironment, make_vector_env, training_seeds
 from acktr_tf.environments.base import Array
@@ -67,6 +68,31 @@ def test_cartpole_continues_as_if_never_stopped(steps: int) -> None:
     assert np.array_equal(observation, position[0]["observation"])
     assert_same(play(continued, 120, np.random.default_rng(2)), expected)
     assert sum(len(step.episodes) for step in expected) > 5
+
+
+@pytest.mark.parametrize("reseed_steps", [0, 40, 10_000])
+def test_position_is_found_however_often_seeds_are_given(
+    reseed_steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(environments_module, "RESEED_STEPS", reseed_steps)
+    config = Config(env="CartPole-v1", num_envs=5, seed=3)
+    random = np.random.default_rng(0)
+    uninterrupted = make_vector_env(config)
+    uninterrupted.reset()
+    for _ in range(8):  # Including moments at which an episode has just ended.
+        play(uninterrupted, 17, random)
+        position = stored(uninterrupted.position())
+        continued = make_vector_env(config)
+        observation, restarted = continued.restore(*position)
+        assert restarted == []
+        assert np.array_equal(observation, position[0]["observation"])
+        ages = position[0]["ages"] - position[0]["lengths"]
+        assert (ages >= 0).all()
+        assert (ages < max(1, reseed_steps)).all()
+    expected = play(uninterrupted, 120, np.random.default_rng(2))
+    assert_same(play(continued, 120, np.random.default_rng(2)), expected)
+    # With a seed for each episode, an episode is all there is to replay.
+    assert (ages == 0).all() == (reseed_steps == 0)
 
 
 @pytest.mark.parametrize(
@@ -154,8 +180,9 @@ class Forgetful(gymnasium.Env[Any, Any]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        assert seed is not None
-        self.number, self.count = seed // 1000, 0
+        if seed is not None:
+            self.number = seed // 1000
+        self.count = 0
         return self._observation(), {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
@@ -243,7 +270,7 @@ def test_simulators_that_do_not_repeat_themselves_start_anew(
 def test_a_simulator_that_dies_while_coming_back_is_a_fault() -> None:
     position = forgetful_position()
     Forgetful.differs, Forgetful.whose = "dies", (2,)
-    with pytest.raises(RunError, match="AcktrForgetful-v0 failed at step 6.*no more"):
+    with pytest.raises(RunError, match=r"Forgetful-v0 failed at step 6.*no more"):
         make_forgetful().restore(*position)
 
 

@@ -9,11 +9,15 @@ import pytest
 from gymnasium.spaces import Box, Dict, Discrete
 
 from acktr_tf.config import Config
-from acktr_tf.environments import GymEnvironment, make_vector_env
+from acktr_tf.environments import (
+    GymEnvironment,
+    make_vector_env,
+    training_seeds,
+)
 from acktr_tf.errors import UserError
 
 REGISTERED = {
-    "AcktrCounter-v0": dict(max_episode_steps=4),
+    "AcktrCounter-v0": {"max_episode_steps": 4},
     "AcktrEndless-v0": {},
     "AcktrStartsAtFive-v0": {},
     "AcktrDictionary-v0": {},
@@ -120,7 +124,8 @@ def test_training_starts_differ_over_environments_episodes_and_runs() -> None:
     starts = []
     for seed in [0, 1]:
         environments = make_vector_env(
-            Config(env="AcktrEndless-v0", num_envs=4, seed=seed)
+            Config(env="AcktrEndless-v0", num_envs=4),
+            episode_seeds=training_seeds(seed),
         )
         starts.append(environments.reset()[:, 0])
         starts.append(environments.step(np.ones(4, np.int64)).observation[:, 0])

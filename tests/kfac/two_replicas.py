@@ -34,6 +34,7 @@ def train(strategy: tf.distribute.Strategy, replicas: int) -> list[np.ndarray]:
         variables = model.trainable_variables
         optimizer.apply(tape.gradient(loss, variables), variables)
 
+    step = tf.function(lambda values: strategy.run(replica_step, [values]))
     for seed in range(UPDATES):
         x = twins.inputs(ROWS, 3, seed=seed)
         with CurvatureTape(optimizer.layers) as tape:
@@ -43,7 +44,7 @@ def train(strategy: tf.distribute.Strategy, replicas: int) -> list[np.ndarray]:
         values = strategy.experimental_distribute_values_from_function(
             lambda _, shards=shards: tf.constant(next(shards))
         )
-        strategy.run(replica_step, [values])
+        step(values)
     return [v.numpy() for v in model.trainable_variables]
 
 

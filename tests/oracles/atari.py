@@ -1,4 +1,4 @@
-"""One Atari player on ALE's single emulator: no threads, no vectors, one frame a call."""
+"""An Atari player on ALE's single emulator: no threads, no vectors, frame by frame."""
 
 import functools
 
@@ -14,7 +14,7 @@ FRAME_SIZE = 84
 
 
 class Player:
-    """Plays one game after another as the agent's environment should, without no-ops."""
+    """Plays games as the agent's environment should, but without no-op starts."""
 
     def __init__(self, game: str, stickiness: float = 0.0) -> None:
         self._game = game
