@@ -139,7 +139,7 @@ def test_the_share_of_rows(fraction: float, taken: int) -> None:
     _, algorithm = make(config)
     observation = tf.constant(np.arange(32)[:, None] * np.ones(4), tf.float32)
     drawn = [
-        algorithm._sample_rows(observation, tf.constant([1, i]))[:, 0].numpy()
+        algorithm._sample(tf.constant([1, i]), observation)[:, 0].numpy()
         for i in range(200)
     ]
     for rows in drawn:
@@ -192,3 +192,34 @@ def test_pixels_are_learnt_from_too() -> None:
     after = arrays(policy.network.trainable_variables)
     assert all(np.isfinite(array).all() for array in after)
     assert all(not np.array_equal(a, b) for a, b in zip(after, before, strict=True))
+
+
+@pytest.mark.parametrize("radius", [1e-5, 1.0])
+def test_adapted_radius_gives_the_kl_asked_for(radius: float) -> None:
+    target = 1e-3
+
+    def late_kl(**settings: Any) -> float:
+        config = tiny(
+            learning_rate=100.0,
+            learning_rate_schedule="constant",
+            kl_radius=radius,
+            **settings,
+        )
+        _, algorithm = make(config)
+        kl = [
+            algorithm.update(random_batch(config, i), i, measure=i >= 100)
+            for i in range(140)
+        ]
+        return float(np.median([scalars["exact_kl_joint"] for scalars in kl[100:]]))
+
+    assert target / 2.5 < late_kl(kl_target=target) < target * 2.5
+    fixed = late_kl()
+    assert fixed < target / 2.5 or fixed > target * 2.5
+
+
+def test_a_fixed_radius_stays_as_it_is() -> None:
+    config = tiny()
+    _, algorithm = make(config)
+    for index in range(40):
+        scalars = algorithm.update(random_batch(config, index), index, measure=True)
+    assert scalars["kl_radius"] == pytest.approx(config.kl_radius)

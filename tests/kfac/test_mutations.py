@@ -165,6 +165,13 @@ MUTATIONS = [
         "tests/kfac/test_trust_region.py",
     ),
     Mutation(
+        "the radius is adapted the wrong way",
+        "kfac/trust_region.py",
+        "too_large, factor / ADAPTATION",
+        "too_large, factor * ADAPTATION",
+        "tests/kfac/test_trust_region.py",
+    ),
+    Mutation(
         "the metric of what is applied is the inverse one",
         "kfac/optimizer.py",
         "block.multiply(matrix)",

@@ -13,6 +13,7 @@ from oracles import kfac as oracle
 from oracles.networks import log_softmax
 
 from acktr_tf.kfac import KFAC, CurvatureTape
+from acktr_tf.kfac.trust_region import ADAPTATION
 from kfac import twins
 
 EXAMPLES = 6
@@ -196,6 +197,45 @@ def test_momentum_does_not_lengthen_a_step_in_a_constant_direction():
         step = before - twins.matrix_of(twin.layers[0])
         np.testing.assert_allclose(step, 0.1 * (1 - 0.5**k), rtol=1e-4)
     assert (start > before).all()
+
+
+def test_a_step_has_the_predicted_kl_of_the_adapted_radius():
+    optimizer, model = attached(
+        learning_rate=1.0, kl_radius=1e-4, momentum=0.0, trust_region="applied"
+    )
+    x = tf.constant(twins.inputs(6, 3))
+    ordinary_update(optimizer, model, x)
+    optimizer.adapt_radius(tf.constant(1.0), target=0.001)
+    np.testing.assert_allclose(optimizer.radius, 1e-4 / ADAPTATION, rtol=1e-6)
+
+    ordinary_update(optimizer, model, x)
+
+    np.testing.assert_allclose(optimizer.predicted_kl(), optimizer.radius, rtol=1e-4)
+
+
+def test_the_radius_grows_only_after_the_first_steps_and_where_it_binds():
+    optimizer, model = attached(learning_rate=1.0, kl_radius=1e-4, momentum=0.5)
+    x, radii = tf.constant(twins.inputs(6, 3)), []
+    for _ in range(6):
+        ordinary_update(optimizer, model, x)
+        assert float(optimizer.trust_region_scale) < 1
+        optimizer.adapt_radius(tf.constant(0.0), target=0.001)
+        radii.append(float(optimizer.radius) / 1e-4)
+    # 2 / (1 − μ) = 4 steps without growth.
+    expected = [1, 1, 1, 1, ADAPTATION, ADAPTATION**2]
+    np.testing.assert_allclose(radii, expected, rtol=1e-5)
+
+    free, model = attached(learning_rate=1e-6, kl_radius=1.0, momentum=0.5)
+    for _ in range(6):
+        ordinary_update(free, model, x)
+        free.adapt_radius(tf.constant(0.0), target=0.001)
+    assert float(free.radius) == 1.0
+
+
+def test_there_is_no_radius_without_a_trust_region():
+    optimizer, _ = attached(kl_radius=None)
+    with pytest.raises(ValueError, match=r"Received: kl_radius=None"):
+        optimizer.radius  # noqa: B018 (what raises)
 
 
 # Predicted and exact KL -----------------------------------------------------------

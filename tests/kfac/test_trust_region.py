@@ -6,7 +6,12 @@ import pytest
 import tensorflow as tf
 from hypothesis import strategies as st
 
-from acktr_tf.kfac.trust_region import predicted_kl, step_size
+from acktr_tf.kfac.trust_region import (
+    ADAPTATION,
+    adapted_factor,
+    predicted_kl,
+    step_size,
+)
 
 
 @hypothesis.given(
@@ -48,3 +53,33 @@ def test_the_predicted_kl_of_a_gaussian_is_exact():
     delta = np.array([0.3, -1.2], np.float32)
     kl = predicted_kl(tf.constant(delta @ delta))
     np.testing.assert_allclose(kl, 0.5 * (0.09 + 1.44), rtol=1e-6)
+
+
+# Equation (14) --------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("kl", "binding", "expected"),
+    [
+        (0.0021, True, 1 / ADAPTATION),
+        (0.0021, False, 1 / ADAPTATION),
+        (0.0019, True, 1.0),
+        (0.001, True, 1.0),
+        (0.00051, True, 1.0),
+        (0.00049, True, ADAPTATION),
+        (0.00049, False, 1.0),
+        (np.nan, True, 1 / ADAPTATION),
+        (np.inf, True, 1 / ADAPTATION),
+    ],
+)
+def test_the_radius_follows_a_target_of_the_exact_kl(kl, binding, expected):
+    factor = adapted_factor(
+        tf.constant(1.0), tf.constant(kl, tf.float32), 0.001, tf.constant(binding)
+    )
+    np.testing.assert_allclose(factor, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("kl", "bound"), [(1.0, 1e-4), (0.0, 1e4)])
+def test_the_factor_on_the_radius_stays_within_bounds(kl, bound):
+    factor = tf.constant(1.0)
+    for _ in range(100):
+        factor = adapted_factor(factor, tf.constant(kl), 0.001, tf.constant(True))
+    np.testing.assert_allclose(factor, bound, rtol=1e-6)

@@ -1,0 +1,163 @@
+"""How much of the natural gradient is signal: a table by damping and λ of the returns.
+
+    python benchmarks/gradient_noise.py RUN_DIR [--batches=48]
+
+The policy of a run's newest checkpoint plays, without learning, and each rollout gives
+a gradient g_k of the policy's loss (and of the value's). With F the run's own damped
+factors,
+
+    total  = mean_k ⟨g_k, F⁻¹ g_k⟩             what a trust region bounds
+    signal = mean_{j≠k} ⟨g_j, F⁻¹ g_k⟩         its part that all batches share
+
+are unbiased. Their ratio says how many updates must be averaged before the direction is
+known; at a given radius a step improves the loss by about signal / sqrt(total).
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from acktr_tf.backend import load_tensorflow
+
+DAMPINGS = (0.0005, 0.005, 0.05)
+LAMBDAS = (1.0, 0.95, 0.9, 0.8)
+BURN_IN = 60  # Rollouts, so that the games are no longer in step.
+
+
+def main() -> None:
+    """See the module's docstring."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("run_dir", type=Path)
+    parser.add_argument("--batches", type=int, default=48)
+    arguments = parser.parse_args()
+    load_tensorflow()
+    import tensorflow as tf
+
+    from acktr_tf import checkpoint, run_directory
+    from acktr_tf.algorithms import make_algorithm
+    from acktr_tf.environments import make_vector_env
+    from acktr_tf.kfac.linalg import damped_inverse, pi_correction
+    from acktr_tf.policy import ActorCritic
+    from acktr_tf.returns import generalized_advantages
+    from acktr_tf.rollout import Collector
+
+    config, _ = run_directory.read_config(arguments.run_dir)
+    environments = make_vector_env(config)
+    policy = ActorCritic(
+        config, environments.observation_space, environments.action_space
+    )
+    optimizer = make_algorithm(config, policy).optimizer
+    saved = checkpoint.load(
+        checkpoint.latest(arguments.run_dir / run_directory.CHECKPOINTS)
+    )
+    for name, variables in [
+        ("network", policy.network.variables),
+        ("optimizer", optimizer.variables),
+    ]:
+        checkpoint.assign_variables(name, variables, saved.arrays)
+    collector = Collector(
+        policy,
+        environments,
+        config.unroll_length,
+        config.seed + 1,
+        environments.reset(),
+    )
+    weights = policy.network.trainable_variables
+
+    @tf.function
+    def gradients(observation, action, advantages, targets):
+        """Of the policy's and of the value's loss, for each λ."""
+        with tf.GradientTape(persistent=True) as tape:
+            distribution, value = policy.evaluate(observation)
+            log_prob = distribution.log_prob(action)
+            losses = [
+                loss
+                for advantage, target in zip(advantages, targets, strict=True)
+                for loss in (
+                    -tf.reduce_mean(advantage * log_prob),
+                    0.5 * config.value_cost * tf.reduce_mean((value - target) ** 2),
+                )
+            ]
+        none = tf.UnconnectedGradients.ZERO
+        return [tape.gradient(x, weights, unconnected_gradients=none) for x in losses]
+
+    def flat(array):
+        return tf.constant(array.reshape(-1, *array.shape[2:]))
+
+    step, samples = saved.step, []
+    for index in range(BURN_IN + arguments.batches):
+        rollout = collector.collect(step).rollout
+        step += config.batch_size
+        if index < BURN_IN:
+            continue
+        advantages = [
+            generalized_advantages(
+                rollout.reward,
+                rollout.terminated,
+                rollout.truncated,
+                rollout.value,
+                rollout.final_value,
+                rollout.last_value,
+                config.discount,
+                gae_lambda,
+            )
+            for gae_lambda in LAMBDAS
+        ]
+        by_loss = gradients(
+            flat(rollout.observation),
+            flat(rollout.action),
+            [flat(a) for a in advantages],
+            [flat(a + rollout.value) for a in advantages],
+        )
+        samples.append(
+            [
+                [
+                    block.to_matrix([gradient_of[id(v)] for v in block.variables])
+                    for block in optimizer.blocks
+                ]
+                for gradient_of in (
+                    {id(v): g for v, g in zip(weights, one, strict=True)}
+                    for one in by_loss
+                )
+            ]
+        )
+
+    print(f"step {saved.step}, {arguments.batches} batches of {config.batch_size}\n")
+    print("| λ | damping | loss | signal | total | signal/total | signal/√total |")
+    print("|---|---|---|---|---|---|---|")
+    for damping in DAMPINGS:
+        inverses = []
+        for block in optimizer.blocks:
+            factors = block.factors()
+            pi, root = pi_correction(*factors), damping**0.5
+            inverses.append(
+                (
+                    damped_inverse(factors.a, pi * root).matrix,
+                    damped_inverse(factors.g, root / pi).matrix,
+                )
+            )
+        for i, gae_lambda in enumerate(LAMBDAS):
+            for j, loss in enumerate(("policy", "value")):
+                products = sum(
+                    _products([sample[2 * i + j][k] for sample in samples], *inverse)
+                    for k, inverse in enumerate(inverses)
+                )
+                count = len(samples)
+                total = np.trace(products) / count
+                signal = (products.sum() - np.trace(products)) / (count * (count - 1))
+                print(
+                    f"| {gae_lambda:g} | {damping:g} | {loss} | {signal:.2e} | "
+                    f"{total:.2e} | {signal / total:.4f} | {signal / total**0.5:.4f} |"
+                )
+
+
+def _products(gradients, inverse_a, inverse_g) -> np.ndarray:
+    """⟨g_j, F⁻¹ g_k⟩ of one block, for all pairs."""
+    left = np.stack([np.ravel(g) for g in gradients])
+    right = np.stack([np.ravel(inverse_a @ g @ inverse_g) for g in gradients])
+    return left @ right.T
+
+
+if __name__ == "__main__":
+    main()
