@@ -283,7 +283,7 @@ class Config:
         "layer.",
         low=0.0,
         exclusive_low=True,
-        source="measured on Pong; see docs/kfac.md",
+        source="found on Pong; see docs/atari.md",
     )
     factor_decay: float = _setting(
         0.99,
@@ -308,7 +308,7 @@ class Config:
         "Updates between two inversions of the factors.",
         unit="updates",
         low=1,
-        source="measured on Pong; see docs/kfac.md",
+        source="found on Pong; see docs/atari.md",
     )
     curvature_fraction: float = _setting(
         0.125,
@@ -317,7 +317,7 @@ class Config:
         low=0.0,
         high=1.0,
         exclusive_low=True,
-        source="measured on Pong; see docs/kfac.md",
+        source="found on Pong; see docs/atari.md",
     )
     # A2C ------------------------------------------------------------------------
     max_gradient_norm: float = _setting(

@@ -332,7 +332,9 @@ class KFAC(keras.optimizers.Optimizer):
         """
         # Until then the running mean of steps is shorter than the steps.
         warm = self._iterations.value > int(2.0 / (1.0 - self.momentum))
-        binding = warm & (self.trust_region_scale < 1.0)
+        # A scale of zero is that of a step not taken.
+        scale = self.trust_region_scale
+        binding = warm & (scale > 0.0) & (scale < 1.0)
         factor = adapted_factor(self._radius_factor.value, kl, target, binding)
         self._radius_factor.assign(factor)
 

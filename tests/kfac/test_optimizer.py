@@ -611,3 +611,15 @@ def test_two_replicas_take_the_step_of_one():
         check=False,
     )
     assert result.returncode == 0, result.stderr
+
+
+def test_a_step_not_taken_does_not_widen_the_radius():
+    optimizer, model = attached(learning_rate=1.0, kl_radius=1e-4, momentum=0.0)
+    x = tf.constant(twins.inputs(6, 3))
+    for _ in range(4):
+        ordinary_update(optimizer, model, x)
+    weights = optimizer._trainable_variables
+    optimizer.apply([tf.fill(v.shape, np.float32("inf")) for v in weights], weights)
+    assert float(optimizer.trust_region_scale) == 0.0
+    optimizer.adapt_radius(tf.constant(0.0), target=0.001)
+    np.testing.assert_allclose(optimizer.radius, 1e-4, rtol=1e-6)
