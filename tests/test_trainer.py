@@ -344,9 +344,14 @@ def until_training(process: subprocess.Popen[str], run_dir: Path) -> None:
         time.sleep(0.05)
 
 
+def finish(process: subprocess.Popen[str]) -> None:
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+
+
 def kill_and_continue(tmp_path: Path, kills: int, steps: int) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert launch(whole, f"--total_steps={steps}").wait() == 0
+    finish(launch(whole, f"--total_steps={steps}"))
     moments = random.Random(0)
     for _ in range(kills):
         process = launch(killed, f"--total_steps={steps}")
@@ -354,9 +359,7 @@ def kill_and_continue(tmp_path: Path, kills: int, steps: int) -> None:
         time.sleep(moments.uniform(0.0, 2.0))
         process.kill()
         process.communicate()
-    process = launch(killed, f"--total_steps={steps}")
-    output, _ = process.communicate()
-    assert process.returncode == 0, output
+    finish(launch(killed, f"--total_steps={steps}"))
     assert_same_run(whole, killed)
 
 
