@@ -80,7 +80,8 @@ def main() -> None:
                 )
             ]
         none = tf.UnconnectedGradients.ZERO
-        return [tape.gradient(x, weights, unconnected_gradients=none) for x in losses]
+        values = [weight.value for weight in weights]
+        return [tape.gradient(x, values, unconnected_gradients=none) for x in losses]
 
     def flat(array):
         return tf.constant(array.reshape(-1, *array.shape[2:]))
