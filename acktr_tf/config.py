@@ -16,6 +16,7 @@ ALGORITHMS = ("acktr", "a2c")
 NETWORKS = ("auto", "nature_cnn", "mlp")
 SCHEDULES = ("linear", "constant")
 TRUST_REGIONS = ("gradient", "applied")
+CONV_POSITIONS = ("uncorrelated", "correlated")
 
 PAPER = "Wu et al. 2017"
 RELEASED = "released code of Wu et al. 2017"
@@ -203,34 +204,34 @@ class Config:
         source=f"{PAPER}: 0.99",
     )
     gae_lambda: float = _setting(
-        1.0,
+        0.95,
         "learning",
         "Decay of the generalized advantage estimate; 1 gives k-step returns.",
         low=0.0,
         high=1.0,
-        source=f"{PAPER}, Atari: k-step returns",
+        source="found on Pong; see docs/atari.md",
     )
     entropy_cost: float = _setting(
-        0.01,
+        0.005,
         "learning",
         "Weight of the policy's entropy in the loss.",
         low=0.0,
-        source=f"{RELEASED}: 0.01",
+        source="found on Pong; see docs/atari.md",
     )
     value_cost: float = _setting(
-        0.5,
+        0.25,
         "learning",
         "Weight of the value loss, one half of the squared error, in the loss.",
         low=0.0,
-        source=f"{RELEASED}: 0.5",
+        source="found on Pong; see docs/atari.md",
     )
     learning_rate: float = _setting(
-        0.25,
+        0.4,
         "learning",
         "Step size at the start; with ACKTR the most that the trust region allows.",
         low=0.0,
         exclusive_low=True,
-        source=f"{RELEASED}: 0.25",
+        source="found on Pong; see docs/atari.md",
     )
     learning_rate_schedule: str = _setting(
         "linear",
@@ -241,14 +242,14 @@ class Config:
     )
     # K-FAC ----------------------------------------------------------------------
     kl_radius: float = _setting(
-        0.001,
+        0.003,
         "acktr",
         "Trust region: largest predicted KL of a step, one half of its squared "
         "Fisher norm.",
         unit="nats",
         low=0.0,
         exclusive_low=True,
-        source=f"{RELEASED}: 0.001, there of twice the KL",
+        source="found on Pong; see docs/atari.md",
     )
     kl_target: float = _setting(
         0.0,
@@ -277,7 +278,7 @@ class Config:
         source=f"{RELEASED}: 0.9",
     )
     damping: float = _setting(
-        0.0005,
+        0.0002,
         "acktr",
         "Tikhonov damping of the Fisher matrix, split between the two factors of a "
         "layer.",
@@ -286,13 +287,13 @@ class Config:
         source="found on Pong; see docs/atari.md",
     )
     factor_decay: float = _setting(
-        0.99,
+        0.97,
         "acktr",
         "Decay of the running means of the Kronecker factors.",
         low=0.0,
         high=1.0,
         exclusive_high=True,
-        source=f"{RELEASED}: 0.99",
+        source="found on Pong; see docs/atari.md",
     )
     factor_update_period: int = _setting(
         1,
@@ -317,6 +318,14 @@ class Config:
         low=0.0,
         high=1.0,
         exclusive_low=True,
+        source="found on Pong; see docs/atari.md",
+    )
+    conv_positions: str = _setting(
+        "correlated",
+        "acktr",
+        "What is assumed of the gradients at the positions of a convolution: "
+        "uncorrelated, as in KFC, or correlated, an upper bound.",
+        choices=CONV_POSITIONS,
         source="found on Pong; see docs/atari.md",
     )
     # A2C ------------------------------------------------------------------------

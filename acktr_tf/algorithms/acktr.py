@@ -28,6 +28,7 @@ class ACKTR(Algorithm):
             damping=config.damping,
             factor_decay=config.factor_decay,
             inverse_update_period=config.inverse_update_period,
+            conv_positions=config.conv_positions,
         )
         optimizer.attach(self._policy.network)
         return optimizer

@@ -170,21 +170,34 @@ class DenseBlock(KroneckerBlock):
 
 
 class Conv2DBlock(KroneckerBlock):
-    """The block of a `keras.layers.Conv2D` on inputs `[N, H, W, C]`."""
+    """The block of a `keras.layers.Conv2D` on inputs `[N, H, W, C]`.
+
+    Args:
+      layer: See `KroneckerBlock`.
+      add_variable: See `KroneckerBlock`.
+      positions: See `factors.conv2d_factors`.
+    """
+
+    def __init__(
+        self, layer: keras.layers.Layer, add_variable: AddVariable, positions: str
+    ) -> None:
+        super().__init__(layer, add_variable)
+        self._positions = positions
 
     def batch_factors(self, captured: Captured, gradients: tf.Tensor) -> Factors:
         """See `factors.conv2d_factors`."""
-        return conv2d_factors(captured.inputs, gradients, self.layer)
+        return conv2d_factors(captured.inputs, gradients, self.layer, self._positions)
 
 
 def make_blocks(
-    model: keras.layers.Layer, add_variable: AddVariable
+    model: keras.layers.Layer, add_variable: AddVariable, conv_positions: str
 ) -> list[KroneckerBlock]:
     """A block for every layer of `model` that has trainable weights.
 
     Args:
       model: A built model.
       add_variable: See `KroneckerBlock`.
+      conv_positions: See `factors.conv2d_factors`.
 
     Raises:
       ValueError: The model is not built, or has trainable weights that are not
@@ -196,7 +209,7 @@ def make_blocks(
             "batch, before it is attached."
         )
     blocks = [
-        _make_block(layer, add_variable)
+        _make_block(layer, add_variable, conv_positions)
         for layer in _leaf_layers(model)
         if layer.trainable_variables
     ]
@@ -210,7 +223,9 @@ def make_blocks(
     return blocks
 
 
-def _make_block(layer: keras.layers.Layer, add_variable: AddVariable) -> KroneckerBlock:
+def _make_block(
+    layer: keras.layers.Layer, add_variable: AddVariable, conv_positions: str
+) -> KroneckerBlock:
     if layer.variable_dtype != "float32":
         raise ValueError(
             f"Layer `{layer.name}` must have float32 weights. Received: "
@@ -221,7 +236,7 @@ def _make_block(layer: keras.layers.Layer, add_variable: AddVariable) -> Kroneck
         return DenseBlock(layer, add_variable)
     if type(layer) is keras.layers.Conv2D:
         if layer.groups == 1 and layer.data_format == "channels_last":
-            return Conv2DBlock(layer, add_variable)
+            return Conv2DBlock(layer, add_variable, conv_positions)
         raise ValueError(
             f"Conv2D layer `{layer.name}` must have groups=1 and "
             "data_format='channels_last'. Received: "

@@ -11,6 +11,8 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
+CONV_POSITIONS = ("uncorrelated", "correlated")
+
 
 class Factors(NamedTuple):
     """Second moments over one batch.
@@ -45,19 +47,25 @@ def dense_factors(inputs: tf.Tensor, gradients: tf.Tensor, use_bias: bool) -> Fa
 
 
 def conv2d_factors(
-    inputs: tf.Tensor, gradients: tf.Tensor, layer: keras.layers.Conv2D
+    inputs: tf.Tensor,
+    gradients: tf.Tensor,
+    layer: keras.layers.Conv2D,
+    positions: str = "uncorrelated",
 ) -> Factors:
     """Factors of a convolution (KFC, Grosse & Martens 2016, 3.1). Equations (5), (6).
 
-        Ω = E[Σ_t ā_t ā_tᵀ],  Γ = (1/|T|) E[Σ_t g_t g_tᵀ]
+        Ω = E[Σ_t ā_t ā_tᵀ],  Γ = (κ/|T|) E[Σ_t g_t g_tᵀ]
 
     where t runs over the |T| output positions and ā_t is the patch of the inputs that
-    position t sees, with a 1 for the bias.
+    position t sees, with a 1 for the bias. κ is 1 if the positions' gradients are taken
+    for uncorrelated, as KFC does, and |T| if they are taken for fully correlated, an
+    upper bound.
 
     Args:
       inputs: `[N, H, W, C]`.
       gradients: `[N, H', W', out]`, one example's log-likelihood each.
       layer: The convolution.
+      positions: One of `CONV_POSITIONS`.
 
     Returns:
       Ω `[kh·kw·C (+ 1), kh·kw·C (+ 1)]`, in the order of the flattened kernel, and Γ
@@ -68,10 +76,10 @@ def conv2d_factors(
     patches = tf.reshape(patches, [-1, patches.shape[-1]])
     gradients = tf.reshape(gradients, [-1, gradients.shape[-1]])
     batch_positions = tf.cast(tf.shape(gradients)[0], gradients.dtype)
-    return Factors(
-        _second_moment(_homogeneous(patches, layer.use_bias)) / batch,
-        _second_moment(gradients) / batch_positions,
-    )
+    gamma = _second_moment(gradients) / batch_positions
+    if positions == "correlated":
+        gamma *= batch_positions / batch
+    return Factors(_second_moment(_homogeneous(patches, layer.use_bias)) / batch, gamma)
 
 
 def extract_patches(inputs: tf.Tensor, layer: keras.layers.Conv2D) -> tf.Tensor:

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from acktr_tf.kfac.blocks import KroneckerBlock, make_blocks
 from acktr_tf.kfac.capture import CurvatureTape
+from acktr_tf.kfac.factors import CONV_POSITIONS
 from acktr_tf.kfac.trust_region import adapted_factor, predicted_kl, step_size
 
 TRUST_REGIONS = ("gradient", "applied")
@@ -52,6 +53,9 @@ class KFAC(keras.optimizers.Optimizer):
       factor_decay: ρ, decay of the running factors.
       inverse_update_period: Steps between two inversions of the factors; in the first
         period they are inverted at every step.
+      conv_positions: What is assumed of the gradients at the positions of a
+        convolution. "uncorrelated": KFC. "correlated": an upper bound, the more
+        careful of the two by the number of positions.
       name: Name of the optimizer.
       **kwargs: Of `keras.optimizers.Optimizer`.
 
@@ -68,6 +72,7 @@ class KFAC(keras.optimizers.Optimizer):
         damping: float = 0.001,
         factor_decay: float = 0.99,
         inverse_update_period: int = 10,
+        conv_positions: str = "uncorrelated",
         name: str = "kfac",
         **kwargs: Any,
     ) -> None:
@@ -89,12 +94,19 @@ class KFAC(keras.optimizers.Optimizer):
             "at least 1",
             inverse_update_period,
         )
+        _require(
+            conv_positions in CONV_POSITIONS,
+            "conv_positions",
+            "one of " + ", ".join(CONV_POSITIONS),
+            conv_positions,
+        )
         self.kl_radius = kl_radius
         self.trust_region = trust_region
         self.momentum = momentum
         self.damping = damping
         self.factor_decay = factor_decay
         self.inverse_update_period = inverse_update_period
+        self.conv_positions = conv_positions
         self._blocks: list[KroneckerBlock] = []
 
     # Building -------------------------------------------------------------------
@@ -110,7 +122,7 @@ class KFAC(keras.optimizers.Optimizer):
                 f"KFAC is attached to a model already: make another for `{model.name}`."
             )
         with keras.name_scope(self.name):
-            self._blocks = make_blocks(model, self.add_variable)
+            self._blocks = make_blocks(model, self.add_variable, self.conv_positions)
             self.build([v for block in self._blocks for v in block.variables])
 
     def build(self, variables: Sequence[keras.Variable]) -> None:
@@ -383,6 +395,7 @@ class KFAC(keras.optimizers.Optimizer):
                 "damping": self.damping,
                 "factor_decay": self.factor_decay,
                 "inverse_update_period": self.inverse_update_period,
+                "conv_positions": self.conv_positions,
             }
         )
         return config

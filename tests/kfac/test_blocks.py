@@ -14,14 +14,23 @@ GAUSSIAN = (twins.update_exactly_gaussian, oracle.gaussian_fisher)
 ACTOR_CRITIC = (twins.update_exactly_actor_critic, oracle.actor_critic_fisher)
 
 
-def relative_error(twin: twins.Twin, x: np.ndarray, likelihood, index: int) -> float:
-    """Distance of the package's block from the exact one, relative to the latter."""
+def blocks(
+    twin: twins.Twin, x: np.ndarray, likelihood, index: int, **arguments: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """The package's block, and the exact one."""
     update, output_fisher = likelihood
-    optimizer = KFAC(damping=1e-3)
+    optimizer = KFAC(damping=1e-3, **arguments)
     optimizer.attach(twin.model)
     update(optimizer, twin, x)
     exact = oracle.exact_block(twin.network, np.float64(x), output_fisher, index)
-    block = twin.block(optimizer, index).to_dense()
+    return twin.block(optimizer, index).to_dense().numpy(), exact
+
+
+def relative_error(
+    twin: twins.Twin, x: np.ndarray, likelihood, index: int, **arguments: str
+) -> float:
+    """Distance of the package's block from the exact one, relative to the latter."""
+    block, exact = blocks(twin, x, likelihood, index, **arguments)
     return float(np.linalg.norm(block - exact) / np.linalg.norm(exact))
 
 
@@ -90,6 +99,37 @@ def test_the_conv_block_is_exact_where_positions_do_not_share_and_are_alike():
     flat.kernel.assign(tf.eye(4))
     patch = twins.inputs(1, 2, 2, 1)
     assert relative_error(twin, np.tile(patch, (1, 2, 2, 1)), GAUSSIAN, 0) < 1e-5
+
+
+def conv_of_alike_patches() -> tuple[twins.Twin, np.ndarray]:
+    """A convolution that sees the same patch at each of its four positions."""
+    twin = twins.Twin(
+        (4, 4, 1), [keras.layers.Conv2D(2, 2, 2)], [keras.layers.Dense(2)]
+    )
+    return twin, np.tile(twins.inputs(1, 2, 2, 1), (1, 2, 2, 1))
+
+
+def test_correlated_conv_blocks_are_exact_where_all_positions_want_the_same():
+    twin, x = conv_of_alike_patches()
+    dense = twin.layers[1]
+    dense.kernel.assign(tf.tile(dense.kernel[:2], [4, 1]))  # A sum over positions.
+
+    assert relative_error(twin, x, GAUSSIAN, 0, conv_positions="correlated") < 1e-5
+    # KFC has a fourth of that: there are four positions.
+    block, exact = blocks(twin, x, GAUSSIAN, 0, conv_positions="uncorrelated")
+    np.testing.assert_allclose(4 * block, exact, rtol=1e-4, atol=1e-5)
+
+
+def test_correlated_conv_blocks_bound_the_exact_ones_where_kfc_does_not():
+    twin, x = conv_of_alike_patches()
+
+    def least_margin(positions: str) -> float:
+        block, exact = blocks(twin, x, GAUSSIAN, 0, conv_positions=positions)
+        margins = np.linalg.eigvalsh(block - exact)
+        return float(margins[0] / np.linalg.norm(exact))
+
+    assert least_margin("correlated") > -1e-6
+    assert least_margin("uncorrelated") < -0.1
 
 
 # Not equal ------------------------------------------------------------------------
@@ -319,8 +359,8 @@ def test_layers_of_nested_models_have_one_block_each():
     inner = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, name="inner")])
     inputs = keras.Input((3,))
     model = keras.Model(inputs, keras.layers.Dense(1, name="outer")(inner(inputs)))
-    blocks = make_blocks(model, KFAC().add_variable)
-    assert [block.layer.name for block in blocks] == ["inner", "outer"]
+    made = make_blocks(model, KFAC().add_variable, "uncorrelated")
+    assert [block.layer.name for block in made] == ["inner", "outer"]
 
 
 def test_a_dense_layer_on_sequences_is_refused_by_name():

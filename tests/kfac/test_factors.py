@@ -114,6 +114,23 @@ def test_conv_factors_equal_loops_over_patches_of_any_size(
     )
 
 
+def test_correlated_positions_multiply_the_gradients_factor_by_their_number():
+    layer = keras.layers.Conv2D(3, 2)
+    x, g = twins.inputs(5, 4, 6, 2), twins.inputs(5, 3, 5, 3, seed=2)
+    layer.build(x.shape)
+
+    kfc = conv2d_factors(tf.constant(x), tf.constant(g), layer, "uncorrelated")
+    bound = conv2d_factors(tf.constant(x), tf.constant(g), layer, "correlated")
+
+    np.testing.assert_array_equal(bound.a, kfc.a)
+    np.testing.assert_allclose(
+        bound.g,
+        3 * 5 * oracle.factor_g(np.float64(g).reshape(5, -1, 3)),
+        rtol=1e-4,
+        atol=1e-5,
+    )
+
+
 def test_patches_are_in_the_order_of_the_flattened_kernel():
     layer = keras.layers.Conv2D(3, (2, 3), (2, 1), use_bias=False)
     x = tf.constant(twins.inputs(2, 5, 6, 2))

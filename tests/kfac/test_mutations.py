@@ -86,6 +86,13 @@ MUTATIONS = [
         "tests/kfac/test_blocks.py",
     ),
     Mutation(
+        "correlated positions count once",
+        "kfac/factors.py",
+        "gamma *= batch_positions / batch",
+        "gamma *= 1.0",
+        "tests/kfac/test_blocks.py",
+    ),
+    Mutation(
         "patches are not dilated",
         "kfac/factors.py",
         "rates=[1, *layer.dilation_rate, 1]",

@@ -425,6 +425,7 @@ def test_a_constant_learning_rate_can_be_set():
         ("kl_radius", 0.0, "positive or None"),
         ("kl_radius", -1.0, "positive or None"),
         ("trust_region", "both", "one of gradient, applied"),
+        ("conv_positions", "", "one of uncorrelated, correlated"),
         ("momentum", 1.0, r"in \[0, 1\)"),
         ("momentum", -0.1, r"in \[0, 1\)"),
         ("damping", 0.0, "positive"),
