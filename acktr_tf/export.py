@@ -159,7 +159,7 @@ class Training(NamedTuple):
 
     Attributes:
       run_dir: The run directory.
-      command: What started the run.
+      command: What started the run, without its `--run_dir`.
       versions: Of Python and packages, when the run started.
       steps: `[E]`, agent steps of the run when each episode ended.
       returns: `[E]`, its raw return.
@@ -183,7 +183,7 @@ def read_training(run_dir: Path) -> Training:
     import numpy as np
 
     from acktr_tf.metrics import EPISODES_FILE
-    from acktr_tf.run_directory import read_config
+    from acktr_tf.run_directory import read_config, without_run_dir
 
     _, document = read_config(run_dir)
     path = run_dir / EPISODES_FILE
@@ -202,7 +202,7 @@ def read_training(run_dir: Path) -> Training:
     steps, returns, wall_times = np.array(rows, np.float64).reshape(-1, 3).T
     return Training(
         run_dir,
-        list(document.get("command", ())),
+        without_run_dir(document.get("command", ())),
         dict(document.get("versions", {})),
         steps,
         returns,

@@ -90,6 +90,22 @@ def write_config(
         raise _not_writable(directory, error) from error
 
 
+def without_run_dir(command: Sequence[str]) -> list[str]:
+    """A run's command without its `--run_dir`, for what leaves the machine.
+
+    Where a run was kept says something of a machine, and nothing of the run.
+    """
+    words = iter(command)
+    kept = []
+    for word in words:
+        name, equals, _ = word.partition("=")
+        if name not in ("--run_dir", "-run_dir"):
+            kept.append(word)
+        elif not equals:
+            next(words, None)
+    return kept
+
+
 def read_config(directory: Path) -> tuple[Config, dict[str, Any]]:
     """Reads the `config.json` of a run directory or of an exported policy.
 

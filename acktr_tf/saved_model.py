@@ -5,6 +5,7 @@ environment takes them; everything in between is inside.
 """
 
 import contextlib
+import dataclasses
 import hashlib
 import logging
 import math
@@ -140,7 +141,8 @@ def write_policy(
         "action": {"n": policy.actions.num_parameters, "start": action_start},
         "files": _checksums(directory),
     }
-    write_config(directory, config, (), document)
+    # Where the run was kept says something of a machine, and nothing of the policy.
+    write_config(directory, dataclasses.replace(config, run_dir=""), (), document)
     _check_reload(policy, directory, action_start)
 
 

@@ -121,11 +121,13 @@ def test_the_card_says_what_was_measured(run_dir, capsys):
         # Episodes 201 to 300 have these numbers as returns; the last ended at 600 s.
         "| last 100 training games | mean 250.50 |",
         "| wall time | 10 min 0 s |",
-        "python -m acktr_tf.launch --seed=4 '--run_dir=my run'",
+        # Where the run was kept is left out.
+        "python -m acktr_tf.launch --seed=4",
         "python -m acktr_tf.evaluate --model=models/pole",
         *(f"| {name} | {found} |" for name, found in document["versions"].items()),
     ]:
         assert line in card.splitlines()
+    assert json.loads((model / "config.json").read_text())["settings"]["run_dir"] == ""
     for name in re.findall(r"`([\w.]+\.(?:json|gz))`|\(([\w.]+\.png)\)", card):
         assert (model / "".join(name)).is_file()
     episodes = gzip.decompress((model / "episodes.csv.gz").read_bytes())

@@ -56,6 +56,15 @@ def test_settings_versions_and_command_come_back(tmp_path):
     assert os.listdir(directory) == ["config.json"]
 
 
+@pytest.mark.parametrize(
+    "run_dir",
+    [[], ["--run_dir=runs/a"], ["--run_dir", "runs/a"], ["-run_dir=runs/a"]],
+)
+def test_a_command_leaves_the_machine_without_its_run_directory(run_dir):
+    command = ["python", "-m", "acktr_tf.launch", *run_dir, "--seed=1"]
+    assert run_directory.without_run_dir(command) == [*command[:3], "--seed=1"]
+
+
 def test_a_setting_that_the_file_lacks_takes_its_default(tmp_path):
     run_directory.write_config(tmp_path, CONFIG, COMMAND)
     path = tmp_path / "config.json"
