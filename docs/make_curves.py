@@ -10,6 +10,7 @@ script keeps up to date.
 import argparse
 import csv
 import json
+import math
 import re
 import shutil
 from collections.abc import Iterable
@@ -22,8 +23,11 @@ import numpy as np
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+from acktr_tf.run_directory import without_run_dir
+
 DOCS = Path(__file__).resolve().parent
 DATA = DOCS / "data"
+SCORES = "scores.json"
 WINDOW = 100
 COLORS = {"acktr": "C0", "a2c": "C1"}
 
@@ -56,12 +60,14 @@ class Run(NamedTuple):
       seed: Of the run's settings.
       step: `[E]`, agent steps of the run when each episode ended.
       episode_return: `[E]`, raw.
+      score: Mean of `evaluate --json` in the run directory's scores.json, nan without.
     """
 
     algorithm: str
     seed: int
     step: np.ndarray
     episode_return: np.ndarray
+    score: float = math.nan
 
     @property
     def mean_step(self) -> np.ndarray:
@@ -84,7 +90,9 @@ def read_run(directory: Path) -> Run:
             for row in csv.DictReader(file)
         ]
     step, episode_return = np.array(rows).T
-    return Run(settings["algorithm"], settings["seed"], step, episode_return)
+    scores = directory / SCORES
+    score = json.loads(scores.read_text())["mean"] if scores.is_file() else math.nan
+    return Run(settings["algorithm"], settings["seed"], step, episode_return, score)
 
 
 def read_suite(name: str) -> list[Run]:
@@ -100,12 +108,13 @@ def add(name: str, run_dirs: Iterable[Path]) -> None:
         target = DATA / name / f"{run.algorithm}-{run.seed}"
         target.mkdir(parents=True, exist_ok=True)
         shutil.copy(run_dir / "episodes.csv", target)
+        if (run_dir / SCORES).is_file():
+            scores = json.loads((run_dir / SCORES).read_text())
+            scores["policy"] = ""  # Its path.
+            (target / SCORES).write_text(json.dumps(scores) + "\n")
         document = json.loads((run_dir / "config.json").read_text())
-        # Where the run was kept says something of a machine and nothing of the run.
         document["settings"]["run_dir"] = ""
-        document["command"] = [
-            word for word in document["command"] if not word.startswith("--run_dir")
-        ]
+        document["command"] = without_run_dir(document["command"])
         text = json.dumps(document, indent=2) + "\n"
         (target / "config.json").write_text(text)
 
@@ -135,8 +144,8 @@ def table(suite: Suite, runs: list[Run]) -> str:
     """The suite's table in Markdown, one row a run."""
     lines = [
         f"| algorithm | seed | games | steps until {suite.bar:g} | best mean | "
-        "last mean | steps |",
-        "|---|---|---|---|---|---|---|",
+        "last mean | steps | evaluation |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for run in runs:
         mean = run.mean_return
@@ -144,15 +153,25 @@ def table(suite: Suite, runs: list[Run]) -> str:
         when = f"{run.mean_step[reached[0]]:,.0f}" if len(reached) else "not reached"
         lines.append(
             f"| {run.algorithm.upper()} | {run.seed} | {len(run.step)} | {when} | "
-            f"{mean.max():.2f} | {mean[-1]:.2f} | {run.step[-1]:,.0f} |"
+            f"{mean.max():.2f} | {mean[-1]:.2f} | {run.step[-1]:,.0f} | "
+            f"{'' if math.isnan(run.score) else f'{run.score:.2f}'} |"
         )
     return "\n".join(lines)
 
 
 def with_table(page: str, name: str, text: str) -> str:
-    """`page` with the table between its marks replaced by `text`."""
-    pattern = rf"(<!-- {name}: begin -->\n).*?(\n<!-- {name}: end -->)"
-    return re.sub(pattern, lambda m: m[1] + text + m[2], page, flags=re.DOTALL)
+    """`page` with what is between its marks replaced by `text`.
+
+    Raises:
+      ValueError: The page has no such marks.
+    """
+    pattern = rf"(<!-- {name}: begin -->\n).*?(<!-- {name}: end -->)"
+    page, count = re.subn(
+        pattern, lambda m: m[1] + text + "\n" + m[2], page, flags=re.DOTALL
+    )
+    if count != 1:
+        raise ValueError(f"The page must have the marks of `{name}` once.")
+    return page
 
 
 def main() -> None:

@@ -34,4 +34,24 @@ def test_mean_is_of_the_last_hundred_games():
     assert len(run.mean_step) == len(run.mean_return)
     text = make_curves.table(make_curves.Suite("", "", 1.0), [run])
     # Game 199 completes the first window of ones.
-    assert "| ACKTR | 0 | 300 | 1,990 | 3.00 | 3.00 | 2,990 |" in text
+    assert "| ACKTR | 0 | 300 | 1,990 | 3.00 | 3.00 | 2,990 |  |" in text
+
+
+def test_a_table_takes_the_place_of_what_is_between_its_marks():
+    page = "a\n<!-- x: begin -->\n{}<!-- x: end -->\nb"
+    filled = make_curves.with_table(page.format(""), "x", "new")
+    assert filled == page.format("new\n")
+    assert make_curves.with_table(page.format("old\n"), "x", "new") == filled
+    with pytest.raises(ValueError, match="`y`"):
+        make_curves.with_table(page, "y", "new")
+
+
+def test_scores_are_those_that_evaluate_wrote(tmp_path):
+    (tmp_path / "config.json").write_text(
+        '{"settings": {"algorithm": "a2c", "seed": 3}}'
+    )
+    (tmp_path / "episodes.csv").write_text("step,episode_return\n" + "1,2.0\n" * 100)
+    (tmp_path / "scores.json").write_text('{"mean": 491.0234}')
+    run = make_curves.read_run(tmp_path)
+    text = make_curves.table(make_curves.Suite("", "", 1.0), [run])
+    assert text.endswith("| A2C | 3 | 100 | 1 | 2.00 | 2.00 | 1 | 491.02 |")

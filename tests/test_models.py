@@ -1,0 +1,29 @@
+"""The policies in models/ play as their cards say."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from acktr_tf import evaluate
+
+MODELS = sorted(path.parent for path in Path(__file__).parents[1].glob("models/*/*.pb"))
+GAMES = 3
+
+
+def test_there_is_a_policy_of_cartpole():
+    assert "cartpole" in [model.name for model in MODELS]
+
+
+@pytest.mark.parametrize("model", sorted(set(MODELS)), ids=lambda model: model.name)
+def test_a_policy_plays_the_games_of_its_card(model, capsys):
+    expected = json.loads((model / "scores.json").read_text())["greedy"]
+    status = evaluate.main(
+        [f"--model={model}", "--greedy", f"--games={GAMES}", "--json"]
+    )
+    found = json.loads(capsys.readouterr().out)
+    assert status == 0
+    for name in ("returns", "lengths", "seeds"):
+        assert found[name] == expected[name][:GAMES]
+    card = (model / "README.md").read_text()
+    assert f"| greedy | {expected['games']} | {expected['mean']:.2f} |" in card
