@@ -17,19 +17,18 @@ import psutil
 import tensorflow as tf
 
 from acktr_tf import checkpoint, run_directory, saved_model
-from acktr_tf.algorithms import Batch, make_algorithm
+from acktr_tf.algorithms import make_algorithm, make_batch
 from acktr_tf.config import Config
 from acktr_tf.environments import VectorEnvironment, make_vector_env
 from acktr_tf.environments.base import Array
 from acktr_tf.errors import RunError
 from acktr_tf.metrics import ProgressBar, RunLog
 from acktr_tf.policy import ActorCritic
-from acktr_tf.returns import generalized_advantages
 from acktr_tf.rollout import Collector
 from acktr_tf.run_directory import BEST, CHECKPOINTS, EXPORT
 from acktr_tf.scoring import score_policy
 from acktr_tf.stopping import StopRequest
-from acktr_tf.types import Episode, Rollout
+from acktr_tf.types import Episode
 
 RECENT_EPISODES = 100
 MAX_SKIPPED_UPDATES = 10
@@ -159,7 +158,7 @@ class _Run:
         last = self._updates + 1 == config.total_updates
         logged = evaluate or last or (self._updates + 1) % config.log_period == 0
         collected = self._collector.collect(self._step)
-        batch = _make_batch(collected.rollout, config.discount, config.gae_lambda)
+        batch = make_batch(collected.rollout, config.discount, config.gae_lambda)
         metrics = self._algorithm.update(batch, self._updates, measure=logged)
         self._check_finite(metrics)
         self._updates += 1
@@ -338,29 +337,6 @@ class _Run:
                 f"{self._config.num_envs} environments: their episodes start anew."
             )
         return observation, state["log"], messages
-
-
-def _make_batch(rollout: Rollout, discount: float, gae_lambda: float) -> Batch:
-    advantage = generalized_advantages(
-        rollout.reward,
-        rollout.terminated,
-        rollout.truncated,
-        rollout.value,
-        rollout.final_value,
-        rollout.last_value,
-        discount,
-        gae_lambda,
-    )
-
-    def flat(array: Array) -> Array:
-        return array.reshape(-1, *array.shape[2:])
-
-    return Batch(
-        flat(rollout.observation),
-        flat(rollout.action),
-        flat(advantage),
-        flat(advantage + rollout.value),
-    )
 
 
 def _describe(

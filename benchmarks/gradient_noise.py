@@ -35,11 +35,10 @@ def main() -> None:
     import tensorflow as tf
 
     from acktr_tf import checkpoint, run_directory
-    from acktr_tf.algorithms import make_algorithm
+    from acktr_tf.algorithms import make_algorithm, make_batch
     from acktr_tf.environments import make_vector_env
     from acktr_tf.kfac.linalg import damped_inverse, pi_correction
     from acktr_tf.policy import ActorCritic
-    from acktr_tf.returns import generalized_advantages
     from acktr_tf.rollout import Collector
 
     config, _ = run_directory.read_config(arguments.run_dir)
@@ -83,33 +82,17 @@ def main() -> None:
         values = [weight.value for weight in weights]
         return [tape.gradient(x, values, unconnected_gradients=none) for x in losses]
 
-    def flat(array):
-        return tf.constant(array.reshape(-1, *array.shape[2:]))
-
     step, samples = saved.step, []
     for index in range(BURN_IN + arguments.batches):
         rollout = collector.collect(step).rollout
         step += config.batch_size
         if index < BURN_IN:
             continue
-        advantages = [
-            generalized_advantages(
-                rollout.reward,
-                rollout.terminated,
-                rollout.truncated,
-                rollout.value,
-                rollout.final_value,
-                rollout.last_value,
-                config.discount,
-                gae_lambda,
-            )
-            for gae_lambda in LAMBDAS
-        ]
+        batches = [make_batch(rollout, config.discount, x) for x in LAMBDAS]
         by_loss = gradients(
-            flat(rollout.observation),
-            flat(rollout.action),
-            [flat(a) for a in advantages],
-            [flat(a + rollout.value) for a in advantages],
+            *(tf.constant(column) for column in batches[0][:2]),
+            [tf.constant(batch.advantage) for batch in batches],
+            [tf.constant(batch.target) for batch in batches],
         )
         samples.append(
             [

@@ -23,7 +23,7 @@ import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
 import tensorflow_probability as tfp  # noqa: E402
 
-from acktr_tf.algorithms import Batch, make_algorithm  # noqa: E402
+from acktr_tf.algorithms import Batch, make_algorithm, make_batch  # noqa: E402
 from acktr_tf.algorithms.acktr import ACKTR  # noqa: E402
 from acktr_tf.config import Config  # noqa: E402
 from acktr_tf.environments import make_vector_env  # noqa: E402
@@ -31,7 +31,6 @@ from acktr_tf.kfac import KFAC, CurvatureTape  # noqa: E402
 from acktr_tf.kfac.blocks import KroneckerBlock  # noqa: E402
 from acktr_tf.losses import sampled_log_likelihood  # noqa: E402
 from acktr_tf.policy import ActorCritic, Evaluation  # noqa: E402
-from acktr_tf.returns import generalized_advantages  # noqa: E402
 from acktr_tf.rollout import Collector  # noqa: E402
 
 # KFC and near the paper's settings: what the page explains is what they misjudge.
@@ -172,23 +171,8 @@ def nature_cnn_on_pong(config: Config, updates: int) -> Subject:
 def collect(collector: Collector, config: Config, index: int) -> Batch:
     """A batch of `N = T·B` rows, copied out of the collector."""
     rollout = collector.collect(index * config.batch_size).rollout
-    advantage = generalized_advantages(
-        rollout.reward,
-        rollout.terminated,
-        rollout.truncated,
-        rollout.value,
-        rollout.final_value,
-        rollout.last_value,
-        config.discount,
-        config.gae_lambda,
-    )
-    columns = (
-        rollout.observation,
-        rollout.action,
-        advantage,
-        advantage + rollout.value,
-    )
-    return Batch(*(np.reshape(c, (-1, *c.shape[2:])).copy() for c in columns))
+    batch = make_batch(rollout, config.discount, config.gae_lambda)
+    return Batch(*(column.copy() for column in batch))
 
 
 def stepped(

@@ -249,8 +249,8 @@ def test_gradients_that_stay_infinite_stop_the_run(tmp_path, monkeypatch, capfd)
         batch = make_batch(rollout, discount, gae_lambda)
         return batch._replace(target=batch.target * np.float32("inf"))
 
-    make_batch = trainer._make_batch
-    monkeypatch.setattr(trainer, "_make_batch", with_infinite_target)
+    make_batch = trainer.make_batch
+    monkeypatch.setattr(trainer, "make_batch", with_infinite_target)
     with pytest.raises(RunError, match=r"update 10 is not finite.*checkpoint is whole"):
         trainer.train(config, COMMAND)
     assert capfd.readouterr().err.count("the step is left out") == 9
@@ -260,7 +260,7 @@ def test_gradients_that_stay_infinite_stop_the_run(tmp_path, monkeypatch, capfd)
 
 def test_a_single_infinite_gradient_is_left_out(tmp_path, monkeypatch, capfd):
     config = tiny(tmp_path / "run", progress_bar=True)
-    make_batch, count = trainer._make_batch, 0
+    make_batch, count = trainer.make_batch, 0
 
     def infinite_once(rollout, discount, gae_lambda):
         nonlocal count
@@ -270,7 +270,7 @@ def test_a_single_infinite_gradient_is_left_out(tmp_path, monkeypatch, capfd):
             batch = batch._replace(advantage=batch.advantage * np.float32("nan"))
         return batch
 
-    monkeypatch.setattr(trainer, "_make_batch", infinite_once)
+    monkeypatch.setattr(trainer, "make_batch", infinite_once)
     assert trainer.train(config, COMMAND) == 0
     assert capfd.readouterr().err.count("the step is left out") == 1
     arrays = final_state(tmp_path / "run")

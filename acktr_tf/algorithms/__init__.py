@@ -2,11 +2,12 @@
 
 from acktr_tf.algorithms.a2c import A2C
 from acktr_tf.algorithms.acktr import ACKTR
-from acktr_tf.algorithms.base import Algorithm, Batch
+from acktr_tf.algorithms.base import Algorithm
+from acktr_tf.algorithms.batches import Batch, make_batch
 from acktr_tf.config import Config
 from acktr_tf.policy import ActorCritic
 
-__all__ = ["A2C", "ACKTR", "Algorithm", "Batch", "make_algorithm"]
+__all__ = ["A2C", "ACKTR", "Algorithm", "Batch", "make_algorithm", "make_batch"]
 
 
 def make_algorithm(config: Config, policy: ActorCritic) -> Algorithm:

@@ -3,33 +3,16 @@
 import abc
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
-import numpy as np
-import numpy.typing as npt
 import tensorflow as tf
 
+from acktr_tf.algorithms.batches import Batch
 from acktr_tf.config import Config
 from acktr_tf.losses import Losses, actor_critic_loss, policy_kl, value_kl
 from acktr_tf.policy import ActorCritic
 from acktr_tf.random_keys import KeyStream
-
-
-class Batch(NamedTuple):
-    """A rollout laid out for learning, `N = T·B` rows.
-
-    Attributes:
-      observation: `[N, ...]`.
-      action: `[N]`.
-      advantage: `[N]` float32.
-      target: `[N]` float32, what the value regresses on.
-    """
-
-    observation: npt.NDArray[Any]
-    action: npt.NDArray[Any]
-    advantage: npt.NDArray[np.float32]
-    target: npt.NDArray[np.float32]
 
 
 class PhaseClock:

@@ -6,12 +6,11 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium.spaces import Box, Discrete
 
-from acktr_tf.algorithms import Algorithm, Batch, make_algorithm
+from acktr_tf.algorithms import Algorithm, Batch, make_algorithm, make_batch
 from acktr_tf.config import Config
 from acktr_tf.environments import VectorEnvironment
 from acktr_tf.environments.base import Array
 from acktr_tf.policy import ActorCritic
-from acktr_tf.returns import generalized_advantages
 from acktr_tf.rollout import Collector
 
 NUM_ACTIONS = 3
@@ -109,25 +108,12 @@ def learn(
     rewards = []
     for update in range(updates):
         rollout = collector.collect(update * config.batch_size).rollout
-        terminated, truncated = rollout.terminated, rollout.truncated
         if truncation_terminates:
-            terminated, truncated = terminated | truncated, np.zeros_like(truncated)
-        advantage = generalized_advantages(
-            rollout.reward,
-            terminated,
-            truncated,
-            rollout.value,
-            rollout.final_value,
-            rollout.last_value,
-            config.discount,
-            config.gae_lambda,
-        )
-        batch = Batch(
-            rollout.observation.reshape(config.batch_size, -1),
-            rollout.action.reshape(-1),
-            advantage.reshape(-1),
-            (advantage + rollout.value).reshape(-1),
-        )
+            rollout = rollout._replace(
+                terminated=rollout.terminated | rollout.truncated,
+                truncated=np.zeros_like(rollout.truncated),
+            )
+        batch = make_batch(rollout, config.discount, config.gae_lambda)
         scalars = algorithm.update(batch, update, measure=False)
         assert scalars["finite"] == 1.0
         rewards.append(float(rollout.reward.mean()))
