@@ -7,7 +7,8 @@ import pytest
 
 from acktr_tf import evaluate
 
-MODELS = sorted(path.parent for path in Path(__file__).parents[1].glob("models/*/*.pb"))
+ROOT = Path(__file__).parents[1]
+MODELS = sorted(path.parent for path in ROOT.glob("models/*/saved_model.pb"))
 GAMES = 3
 
 
@@ -15,7 +16,7 @@ def test_there_is_a_policy_of_cartpole():
     assert "cartpole" in [model.name for model in MODELS]
 
 
-@pytest.mark.parametrize("model", sorted(set(MODELS)), ids=lambda model: model.name)
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: model.name)
 def test_a_policy_plays_the_games_of_its_card(model, capsys):
     expected = json.loads((model / "scores.json").read_text())["greedy"]
     status = evaluate.main(

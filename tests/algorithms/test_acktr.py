@@ -9,9 +9,11 @@ import tensorflow as tf
 from gymnasium.spaces import Box, Discrete
 from problems import arrays, make, random_batch
 
+from acktr_tf import config as config_module
 from acktr_tf.algorithms import ACKTR
 from acktr_tf.config import Config
-from acktr_tf.kfac import KFAC, CurvatureTape
+from acktr_tf.kfac import KFAC, CurvatureTape, factors
+from acktr_tf.kfac import optimizer as kfac_optimizer
 from acktr_tf.losses import actor_critic_loss, sampled_log_likelihood
 from acktr_tf.policy import ActorCritic
 
@@ -48,6 +50,7 @@ def test_settings_reach_the_optimizer() -> None:
         damping=0.03,
         factor_decay=0.75,
         inverse_update_period=4,
+        conv_positions="correlated",
     )
     _, algorithm = make(config)
     assert isinstance(algorithm, ACKTR)
@@ -60,8 +63,14 @@ def test_settings_reach_the_optimizer() -> None:
         "damping",
         "factor_decay",
         "inverse_update_period",
+        "conv_positions",
     ]:
         assert getattr(optimizer, name) == getattr(config, name), name
+
+
+def test_choices_are_those_of_the_optimizer() -> None:
+    assert config_module.TRUST_REGIONS == kfac_optimizer.TRUST_REGIONS
+    assert config_module.CONV_POSITIONS == factors.CONV_POSITIONS
 
 
 def test_an_update_equals_the_optimizer_used_by_hand() -> None:

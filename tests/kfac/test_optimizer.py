@@ -371,7 +371,11 @@ def ordinary_update(optimizer: KFAC, model: keras.Model, x: tf.Tensor) -> None:
     [
         {},
         {**SETTINGS, "name": "mine", "weight_decay": 1e-4, "global_clipnorm": 1.0},
-        {"kl_radius": None, "trust_region": "applied"},
+        {
+            "kl_radius": None,
+            "trust_region": "applied",
+            "conv_positions": "correlated",
+        },
     ],
 )
 def test_config_round_trip(settings):
