@@ -321,7 +321,7 @@ class ProgressBar:
     """Progress of a run on stderr: a bar on a terminal, else a plain line at times.
 
     Args:
-      total_steps: Agent steps of the whole run.
+      total_steps: Agent steps of the whole run, in whole updates.
       step: Agent steps done before, by the run that is continued.
       enabled: Whether to show anything but the lines given to `write`.
     """
@@ -342,7 +342,7 @@ class ProgressBar:
             columns, rows = (None, None) if sized else self._FALLBACK_SIZE
             self._bar = tqdm(
                 total=total_steps,
-                initial=min(step, total_steps),
+                initial=step,
                 file=sys.stderr,
                 dynamic_ncols=sized,
                 ncols=columns,
@@ -366,8 +366,7 @@ class ProgressBar:
         self._values.update(values)
         if self._bar is not None:
             self._bar.set_postfix_str(self._scores(), refresh=False)
-            # The last update of a run may go past its end; a bar cannot.
-            self._bar.update(min(step, self._total_steps) - self._bar.n)
+            self._bar.update(step - self._bar.n)
         elif self._plain and time.monotonic() >= self._next_line:
             self._print_line()
 
@@ -390,10 +389,10 @@ class ProgressBar:
         now = time.monotonic()
         self._next_line = now + self._PLAIN_PERIOD
         rate = (self._step - self._first_step) / max(now - self._started, 1e-9)
-        left = max(self._total_steps - self._step, 0) / rate if rate else math.inf
+        left = (self._total_steps - self._step) / rate if rate else math.inf
         self.write(
             f"{self._step}/{self._total_steps} steps "
-            f"({100 * self._step / max(self._total_steps, 1):.0f}%), "
+            f"({100 * self._step / self._total_steps:.0f}%), "
             f"{rate:.0f} steps/s, "
             f"{tqdm.format_interval(left) if math.isfinite(left) else '?'} left, "
             f"{self._scores()}"

@@ -111,7 +111,9 @@ class _Run:
             observation, position, restored = self._restore(self._restored_from)
             messages += restored
         self._log = RunLog(run_dir, config, position)
-        self._bar = ProgressBar(config.total_steps, self._step, config.progress_bar)
+        self._bar = ProgressBar(
+            config.total_updates * config.batch_size, self._step, config.progress_bar
+        )
         for message in messages:
             self._bar.write(message)
         self._collector = Collector(

@@ -155,6 +155,13 @@ def test_lines_after_the_last_checkpoint_are_not_repeated(tmp_path, monkeypatch)
     assert_same_run(whole, parts)
 
 
+def test_progress_ends_at_all_of_the_run(tmp_path, capfd):
+    config = tiny(tmp_path / "run", total_steps=70, progress_bar=True)
+    trainer.train(config, COMMAND)
+    # Three updates of 32 steps are the fewest that hold 70.
+    assert "\n96/96 steps (100%), " in capfd.readouterr().err
+
+
 def test_finished_run_stays_finished(tmp_path, capfd):
     config = tiny(tmp_path / "run", progress_bar=True)
     trainer.train(config, COMMAND)
