@@ -212,11 +212,11 @@ class Config:
         source="found on Pong; see docs/atari.md",
     )
     entropy_cost: float = _setting(
-        0.005,
+        0.01,
         "learning",
         "Weight of the policy's entropy in the loss.",
         low=0.0,
-        source="found on Pong; see docs/atari.md",
+        source=f"{RELEASED}: 0.01",
     )
     value_cost: float = _setting(
         0.25,
@@ -226,7 +226,7 @@ class Config:
         source="found on Pong; see docs/atari.md",
     )
     learning_rate: float = _setting(
-        0.4,
+        0.6,
         "learning",
         "Step size at the start; with ACKTR the most that the trust region allows.",
         low=0.0,
@@ -242,7 +242,7 @@ class Config:
     )
     # K-FAC ----------------------------------------------------------------------
     kl_radius: float = _setting(
-        0.003,
+        0.001,
         "acktr",
         "Trust region: largest predicted KL of a step, one half of its squared "
         "Fisher norm.",
@@ -252,13 +252,13 @@ class Config:
         source="found on Pong; see docs/atari.md",
     )
     kl_target: float = _setting(
-        0.0,
+        0.0003,
         "acktr",
-        "Exact KL, of policy and value together, that a step should have: the radius "
-        "is adapted until it does, starting from kl_radius. 0 keeps the radius.",
+        "Exact KL of the policy that a step should have: the radius is adapted until "
+        "it does, starting from kl_radius. 0 keeps the radius.",
         unit="nats",
         low=0.0,
-        source=f"{RELEASED}, MuJoCo: 0.002, on the learning rate",
+        source="found on Pong; see docs/atari.md",
     )
     trust_region: str = _setting(
         "gradient",

@@ -5,7 +5,7 @@ import tensorflow as tf
 from acktr_tf.algorithms.base import Algorithm, PhaseClock
 from acktr_tf.algorithms.schedules import learning_rate
 from acktr_tf.kfac import KFAC, CurvatureTape
-from acktr_tf.losses import policy_kl, sampled_log_likelihood, value_kl
+from acktr_tf.losses import policy_kl, sampled_log_likelihood
 
 
 class ACKTR(Algorithm):
@@ -70,8 +70,7 @@ class ACKTR(Algorithm):
             self._sample(key, batch) for batch in (observation, parameters, value)
         )
         old, new = self._policy.evaluation(*outputs), self._policy.evaluate(rows)
-        kl = policy_kl(old, new) + value_kl(old, new)
-        self.optimizer.adapt_radius(kl, self._config.kl_target)
+        self.optimizer.adapt_radius(policy_kl(old, new), self._config.kl_target)
 
     def _sample(self, key: tf.Tensor, batch: tf.Tensor) -> tf.Tensor:
         """The share of the batch that curvature is estimated from, drawn at random."""
