@@ -218,6 +218,13 @@ class Config:
         low=0.0,
         source=f"{RELEASED}: 0.01",
     )
+    entropy_cost_schedule: str = _setting(
+        "linear",
+        "learning",
+        "linear (to zero at the end of the run) or constant.",
+        choices=SCHEDULES,
+        source="found on Pong; see docs/atari.md",
+    )
     value_cost: float = _setting(
         0.25,
         "learning",
@@ -226,7 +233,7 @@ class Config:
         source="found on Pong; see docs/atari.md",
     )
     learning_rate: float = _setting(
-        0.6,
+        0.5,
         "learning",
         "Step size at the start; with ACKTR the most that the trust region allows.",
         low=0.0,

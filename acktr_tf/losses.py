@@ -21,7 +21,7 @@ def actor_critic_loss(
     action: tf.Tensor,
     advantage: tf.Tensor,
     target: tf.Tensor,
-    entropy_cost: float,
+    entropy_cost: float | tf.Tensor,
     value_cost: float,
 ) -> Losses:
     """Advantage actor-critic loss (Mnih et al. 2016; Wu et al. 2017, section 3.1).

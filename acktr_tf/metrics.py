@@ -76,6 +76,9 @@ SCALARS: Mapping[str, Scalar] = MappingProxyType(
         "learning_rate": Scalar(
             "", "Step size that the schedule asks for.", "optimizer/learning_rate"
         ),
+        "entropy_cost": Scalar(
+            "", "Weight of the entropy that the schedule asks for.", "loss/entropy_cost"
+        ),
         "predicted_kl": Scalar(
             "nats",
             "KL divergence that the Fisher matrix predicts for the step applied, "

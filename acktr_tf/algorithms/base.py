@@ -9,6 +9,7 @@ import keras
 import tensorflow as tf
 
 from acktr_tf.algorithms.batches import Batch
+from acktr_tf.algorithms.schedules import entropy_cost
 from acktr_tf.config import Config
 from acktr_tf.losses import Losses, actor_critic_loss, policy_kl, value_kl
 from acktr_tf.policy import ActorCritic
@@ -61,6 +62,7 @@ class Algorithm(abc.ABC):
         self._config = config
         self._policy = policy
         self._keys = KeyStream(config.seed, "update")
+        self._entropy_cost = entropy_cost(config)
         self.optimizer = self._make_optimizer()
         rows = config.batch_size
         observation = policy.observation_spec
@@ -140,6 +142,7 @@ class Algorithm(abc.ABC):
         clock = PhaseClock()
         self._update_curvature(observation, key, clock)
         variables = self._policy.network.trainable_variables
+        entropy_cost = self._entropy_cost(self.optimizer.iterations.value)
 
         def gradients_of_loss() -> Any:
             with tf.GradientTape() as tape:
@@ -150,7 +153,7 @@ class Algorithm(abc.ABC):
                     action,
                     advantage,
                     target,
-                    self._config.entropy_cost,
+                    entropy_cost,
                     self._config.value_cost,
                 )
             return parameters, value, losses, tape.gradient(losses.total, variables)
@@ -190,6 +193,7 @@ class Algorithm(abc.ABC):
             **_describe_losses(losses, target, old.value),
             "gradient_norm": norm,
             "learning_rate": learning_rate,
+            "entropy_cost": entropy_cost,
             "finite": tf.cast(finite, tf.float32),
             **self._describe_step(),
             **measurements,

@@ -1,6 +1,9 @@
-"""Learning rate over a run."""
+"""What falls over a run: the learning rate, and the cost of entropy."""
+
+from collections.abc import Callable
 
 import keras
+import tensorflow as tf
 
 from acktr_tf.config import Config
 
@@ -14,6 +17,22 @@ def learning_rate(
     """
     if config.learning_rate_schedule == "constant":
         return config.learning_rate
+    return _linear(config.learning_rate, config)
+
+
+def entropy_cost(config: Config) -> Callable[[tf.Tensor], tf.Tensor]:
+    """The weight of the entropy as a function of the number of updates.
+
+    "linear" goes from `entropy_cost` at the first update to zero after the last.
+    """
+    if config.entropy_cost_schedule == "constant":
+        return lambda updates: tf.constant(config.entropy_cost)
+    return _linear(config.entropy_cost, config)
+
+
+def _linear(
+    initial: float, config: Config
+) -> keras.optimizers.schedules.LearningRateSchedule:
     return keras.optimizers.schedules.PolynomialDecay(
-        config.learning_rate, config.total_updates, end_learning_rate=0.0
+        initial, config.total_updates, end_learning_rate=0.0
     )

@@ -54,19 +54,19 @@ def test_updates_equal_those_of_a_float64_twin(max_gradient_norm: float) -> None
     for index in range(5):
         batch = random_batch(config, seed=index)
         scalars = algorithm.update(batch, index, measure=False)
+        # From the whole of it at the first update to zero after the last.
+        left = 1.0 - index / 8
         parts, of_policy, of_value = oracle.losses(
-            weights[:6], weights[6:], batch._asdict(), 0.3, 0.7
+            weights[:6], weights[6:], batch._asdict(), 0.3 * left, 0.7
         )
         gradients = of_policy + of_value
-        # From the whole of it at the first update to zero after the last.
-        rate = 0.02 * (1.0 - index / 8)
-        weights = twin.step(weights, gradients, rate)
+        weights = twin.step(weights, gradients, 0.02 * left)
         for name, value in parts.items():
             assert scalars[name] == pytest.approx(value, rel=1e-4), name
         norm = np.sqrt(sum(np.sum(gradient**2) for gradient in gradients))
         assert scalars["gradient_norm"] == pytest.approx(norm, rel=1e-4)
         assert (norm > max_gradient_norm) == (max_gradient_norm == 0.1)
-        assert scalars["learning_rate"] == pytest.approx(rate, rel=1e-5)
+        assert scalars["learning_rate"] == pytest.approx(0.02 * left, rel=1e-5)
         assert scalars["finite"] == 1.0
         for i, expected in zip(order, weights, strict=True):
             np.testing.assert_allclose(variables[i], expected, rtol=1e-3, atol=2e-5)
@@ -88,6 +88,25 @@ def test_the_schedule_of_the_learning_rate(
         for index in range(4)
     ]
     assert rates == pytest.approx(expected)
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("schedule", "expected"), [("linear", [0.4, 0.2]), ("constant", [0.4, 0.4])]
+)
+def test_the_schedule_of_the_entropy_cost(
+    schedule: str, expected: list[float], algorithm: str
+) -> None:
+    config = tiny(
+        algorithm, entropy_cost=0.4, entropy_cost_schedule=schedule, total_steps=64
+    )
+    _, learner = make(config)
+    batch = random_batch(config)
+    costs = [
+        learner.update(batch, index, measure=False)["entropy_cost"]
+        for index in range(2)
+    ]
+    assert costs == pytest.approx(expected)
 
 
 def test_a_constant_schedule_is_a_number() -> None:
