@@ -8,8 +8,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from acktr_tf.algorithms import schedules
 from acktr_tf.algorithms.batches import Batch
-from acktr_tf.algorithms.schedules import entropy_cost
 from acktr_tf.config import Config
 from acktr_tf.losses import Losses, actor_critic_loss, policy_kl, value_kl
 from acktr_tf.policy import ActorCritic
@@ -62,7 +62,7 @@ class Algorithm(abc.ABC):
         self._config = config
         self._policy = policy
         self._keys = KeyStream(config.seed, "update")
-        self._entropy_cost = entropy_cost(config)
+        self._entropy_cost = schedules.entropy_cost(config)
         self.optimizer = self._make_optimizer()
         rows = config.batch_size
         observation = policy.observation_spec

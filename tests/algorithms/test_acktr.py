@@ -76,7 +76,7 @@ def test_choices_are_those_of_the_optimizer() -> None:
 
 def test_an_update_equals_the_optimizer_used_by_hand() -> None:
     """Uncompiled, stage by stage, with the same draws."""
-    config = tiny(learning_rate_schedule="constant")
+    config = tiny(learning_rate_schedule="constant", entropy_cost_schedule="constant")
     policy, algorithm = make(config)
     twin, _ = make(config)
     optimizer = KFAC(
