@@ -219,11 +219,11 @@ class Config:
         source=f"{RELEASED}: 0.01",
     )
     entropy_cost_schedule: str = _setting(
-        "linear",
+        "constant",
         "learning",
         "linear (to zero at the end of the run) or constant.",
         choices=SCHEDULES,
-        source="found on Pong; see docs/atari.md",
+        source=f"{RELEASED}: constant",
     )
     value_cost: float = _setting(
         0.25,
@@ -259,12 +259,19 @@ class Config:
         source="found on Pong; see docs/atari.md",
     )
     kl_target: float = _setting(
-        0.0003,
+        0.0004,
         "acktr",
-        "Exact KL of the policy that a step should have: the radius is adapted until "
-        "it does, starting from kl_radius. 0 keeps the radius.",
+        "Exact KL of the policy that a step should have, at the start: the radius is "
+        "adapted until it does, starting from kl_radius. 0 keeps the radius.",
         unit="nats",
         low=0.0,
+        source="found on Pong; see docs/atari.md",
+    )
+    kl_target_schedule: str = _setting(
+        "linear",
+        "acktr",
+        "linear (to zero at the end of the run) or constant.",
+        choices=SCHEDULES,
         source="found on Pong; see docs/atari.md",
     )
     trust_region: str = _setting(
@@ -285,7 +292,7 @@ class Config:
         source=f"{RELEASED}: 0.9",
     )
     damping: float = _setting(
-        0.0002,
+        0.0005,
         "acktr",
         "Tikhonov damping of the Fisher matrix, split between the two factors of a "
         "layer.",
@@ -328,12 +335,12 @@ class Config:
         source="found on Pong; see docs/atari.md",
     )
     conv_positions: str = _setting(
-        "correlated",
+        "uncorrelated",
         "acktr",
         "What is assumed of the gradients at the positions of a convolution: "
         "uncorrelated, as in KFC, or correlated, an upper bound.",
         choices=CONV_POSITIONS,
-        source="found on Pong; see docs/atari.md",
+        source=f"{PAPER}: KFC",
     )
     # A2C ------------------------------------------------------------------------
     max_gradient_norm: float = _setting(

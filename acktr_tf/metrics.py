@@ -105,6 +105,9 @@ SCALARS: Mapping[str, Scalar] = MappingProxyType(
         "kl_radius": Scalar(
             "nats", "Largest predicted KL of a step, as set.", "kl/radius"
         ),
+        "kl_target": Scalar(
+            "nats", "Exact KL of the policy that the schedule asks for.", "kl/target"
+        ),
         "damping": Scalar(
             "", "Damping of the Fisher matrix in use.", "optimizer/damping"
         ),

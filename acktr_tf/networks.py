@@ -54,6 +54,52 @@ def make_network(
     return separate_mlps(shape, num_parameters, config.hidden_size, seeds)
 
 
+@keras.saving.register_keras_serializable(package="acktr_tf")
+class ZeroMeanOrthogonal(keras.initializers.Initializer):
+    """Orthogonal filters, each with weights that sum to zero.
+
+    A picture is mostly one background, and what a ReLU lets through is never negative:
+    of a filter's response to either, nearly all is the sum of its weights times their
+    mean. With plain orthogonal filters that decides each unit's sign, and so most units
+    are either always zero or always linear from the start. Filters that sum to zero do
+    not see the mean.
+
+    A Gaussian matrix with the mean taken from each column is made orthonormal; the
+    columns of the result span the same space, so that they, too, sum to zero.
+
+    Args:
+      gain: Length of each filter.
+      seed: Of the random numbers.
+    """
+
+    def __init__(self, gain: float, seed: int) -> None:
+        self._gain = gain
+        self._seed = seed
+
+    def __call__(self, shape: tuple[int, ...], dtype: str | None = None) -> np.ndarray:
+        """Filters of `shape` `[..., outputs]`.
+
+        Raises:
+          ValueError: There are not more inputs than outputs.
+        """
+        *inputs, outputs = shape
+        size = math.prod(inputs)
+        if size <= outputs:
+            raise ValueError(
+                "ZeroMeanOrthogonal needs more inputs than outputs. Received: "
+                f"shape={tuple(shape)}"
+            )
+        rows = np.random.default_rng(self._seed).standard_normal((size, outputs))
+        columns, _ = np.linalg.qr(rows - rows.mean(axis=0))
+        return keras.ops.convert_to_tensor(
+            self._gain * columns.reshape(shape), dtype=dtype or keras.config.floatx()
+        )
+
+    def get_config(self) -> dict[str, float]:
+        """What makes an equal initializer."""
+        return {"gain": self._gain, "seed": self._seed}
+
+
 def nature_cnn(
     shape: tuple[int, ...],
     num_parameters: int,
@@ -81,7 +127,7 @@ def nature_cnn(
             size,
             stride,
             activation="relu",
-            kernel_initializer=_orthogonal(seeds, math.sqrt(2.0)),
+            kernel_initializer=ZeroMeanOrthogonal(math.sqrt(2.0), _seed(seeds)),
             name=f"conv{i}",
         )(hidden)
     hidden = keras.layers.Flatten(name="flatten")(hidden)
@@ -138,8 +184,11 @@ def _dense(
 def _orthogonal(
     seeds: keras.random.SeedGenerator, gain: float
 ) -> keras.initializers.Initializer:
+    return keras.initializers.Orthogonal(gain, seed=_seed(seeds))
+
+
+def _seed(seeds: keras.random.SeedGenerator) -> int:
     # Of the generator's state, [seed, draws so far], both numbers: a seed of its own
     # for each layer of each run.
     state = [int(number) for number in seeds.next()]
-    seed = np.random.SeedSequence(state).generate_state(1)[0] >> 1
-    return keras.initializers.Orthogonal(gain, seed=int(seed))
+    return int(np.random.SeedSequence(state).generate_state(1)[0] >> 1)

@@ -120,16 +120,17 @@ def add(name: str, run_dirs: Iterable[Path]) -> None:
 
 
 def draw(suite: Suite, runs: list[Run], path: Path) -> None:
-    """Every run's mean of the last 100 games, one line a seed."""
+    """Every run's mean of the last 100 games, one line a seed, and a dot a game."""
     figure, axes = plt.subplots(figsize=(7, 4), dpi=110)
     labelled = set()
     for run in runs:
         label = None if run.algorithm in labelled else run.algorithm.upper()
         labelled.add(run.algorithm)
         color = COLORS[run.algorithm]
+        axes.plot(run.step, run.episode_return, ".", color=color, ms=1, alpha=0.25)
         axes.plot(run.mean_step, run.mean_return, color=color, label=label, lw=1.2)
     axes.axhline(suite.bar, color="grey", lw=0.8, ls="--")
-    axes.set_title(f"{suite.title}, one line a seed")
+    axes.set_title(f"{suite.title}, one line a seed, one dot a game")
     axes.set_xlabel("agent steps")
     axes.set_ylabel(f"raw return, mean of the last {WINDOW} games")
     axes.legend(loc="lower right")

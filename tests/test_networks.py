@@ -12,7 +12,7 @@ from gymnasium.spaces import Box
 
 from acktr_tf.config import Config
 from acktr_tf.errors import UserError
-from acktr_tf.networks import make_network
+from acktr_tf.networks import ZeroMeanOrthogonal, make_network
 
 FRAMES = Box(0, 255, (4, 84, 84), np.uint8)
 SMALL_FRAMES = Box(0, 255, (2, 40, 52), np.uint8)
@@ -130,6 +130,39 @@ def test_kernels_are_orthogonal_and_biases_zero(
             atol=1e-5 * gains[name] ** 2,
         )
         assert not layer.bias.numpy().any()
+
+
+def test_filters_do_not_see_what_is_the_same_everywhere() -> None:
+    """So that no unit is always on, or never, because of a background."""
+    model = network(FRAMES)
+    rng = np.random.default_rng(0)
+    frames = np.full((64, 4, 84, 84), 87, np.uint8)
+    for picture in frames:  # A ball that moves.
+        x, y = rng.integers(0, 70, 2)
+        for frame, (dx, dy) in zip(picture, rng.integers(0, 10, (4, 2)), strict=True):
+            frame[y + dy : y + dy + 4, x + dx : x + dx + 2] = 236
+    flat = np.full((1, 4, 84, 84), 87, np.uint8)
+    for name in ("conv1", "conv2", "conv3"):
+        layer = model.get_layer(name)
+        np.testing.assert_allclose(as_matrix(layer).sum(axis=0), 0.0, atol=1e-5)
+        outputs = keras.Model(model.inputs[0], layer.output)
+        assert np.abs(outputs(flat)).max() < 1e-5
+        share_on = (np.asarray(outputs(frames)) > 1e-4).mean(axis=(0, 1, 2))
+        assert share_on.min() > 0.0, name
+        assert share_on.max() < 0.9, name
+
+
+def test_zero_mean_filters_need_more_inputs_than_outputs() -> None:
+    with pytest.raises(ValueError, match=r"more inputs than outputs.*\(2, 2, 1, 4\)"):
+        ZeroMeanOrthogonal(1.0, seed=0)((2, 2, 1, 4))
+
+
+def test_a_network_can_be_cloned() -> None:
+    model = network(SMALL_FRAMES, seed=3)
+    for mine, other in zip(
+        model.weights, keras.models.clone_model(model).weights, strict=True
+    ):
+        assert np.array_equal(mine, other), mine.path
 
 
 @pytest.mark.parametrize("space", [SMALL_FRAMES, VECTOR])

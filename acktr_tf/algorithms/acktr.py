@@ -2,8 +2,8 @@
 
 import tensorflow as tf
 
+from acktr_tf.algorithms import schedules
 from acktr_tf.algorithms.base import Algorithm, PhaseClock
-from acktr_tf.algorithms.schedules import learning_rate
 from acktr_tf.kfac import KFAC, CurvatureTape
 from acktr_tf.losses import policy_kl, sampled_log_likelihood
 
@@ -21,7 +21,7 @@ class ACKTR(Algorithm):
     def _make_optimizer(self) -> KFAC:
         config = self._config
         optimizer = KFAC(
-            learning_rate=learning_rate(config),
+            learning_rate=schedules.learning_rate(config),
             kl_radius=config.kl_radius,
             trust_region=config.trust_region,
             momentum=config.momentum,
@@ -31,6 +31,7 @@ class ACKTR(Algorithm):
             conv_positions=config.conv_positions,
         )
         optimizer.attach(self._policy.network)
+        self._kl_target = schedules.kl_target(config)
         return optimizer
 
     def _update_curvature(
@@ -70,7 +71,8 @@ class ACKTR(Algorithm):
             self._sample(key, batch) for batch in (observation, parameters, value)
         )
         old, new = self._policy.evaluation(*outputs), self._policy.evaluate(rows)
-        self.optimizer.adapt_radius(policy_kl(old, new), self._config.kl_target)
+        target = self._kl_target(self.optimizer.iterations.value - 1)
+        self.optimizer.adapt_radius(policy_kl(old, new), target)
 
     def _sample(self, key: tf.Tensor, batch: tf.Tensor) -> tf.Tensor:
         """The share of the batch that curvature is estimated from, drawn at random."""
@@ -88,6 +90,7 @@ class ACKTR(Algorithm):
         return {
             "trust_region_scale": self.optimizer.trust_region_scale,
             "kl_radius": self.optimizer.radius,
+            "kl_target": self._kl_target(self.optimizer.iterations.value - 1),
             "damping": tf.constant(self._config.damping),
             "failed_factorizations": tf.cast(
                 self.optimizer.failed_factorizations, tf.float32

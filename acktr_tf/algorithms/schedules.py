@@ -1,4 +1,4 @@
-"""What falls over a run: the learning rate, and the cost of entropy."""
+"""What falls over a run: learning rate, cost of entropy, KL divergence of a step."""
 
 from collections.abc import Callable
 
@@ -25,9 +25,23 @@ def entropy_cost(config: Config) -> Callable[[tf.Tensor], tf.Tensor]:
 
     "linear" goes from `entropy_cost` at the first update to zero after the last.
     """
-    if config.entropy_cost_schedule == "constant":
-        return lambda updates: tf.constant(config.entropy_cost)
-    return _linear(config.entropy_cost, config)
+    return _scheduled(config.entropy_cost, config.entropy_cost_schedule, config)
+
+
+def kl_target(config: Config) -> Callable[[tf.Tensor], tf.Tensor]:
+    """The exact KL that a step should have, as a function of the number of updates.
+
+    "linear" goes from `kl_target` at the first update to zero after the last.
+    """
+    return _scheduled(config.kl_target, config.kl_target_schedule, config)
+
+
+def _scheduled(
+    initial: float, schedule: str, config: Config
+) -> Callable[[tf.Tensor], tf.Tensor]:
+    if schedule == "constant":
+        return lambda updates: tf.constant(initial)
+    return _linear(initial, config)
 
 
 def _linear(

@@ -331,7 +331,7 @@ class KFAC(keras.optimizers.Optimizer):
             ],
         )
 
-    def adapt_radius(self, kl: tf.Tensor, target: float) -> None:
+    def adapt_radius(self, kl: tf.Tensor, target: float | tf.Tensor) -> None:
         """Moves the radius towards where steps have the KL divergence wanted.
 
         The predicted KL may be far from the exact one, by a factor that changes slowly.
@@ -340,7 +340,7 @@ class KFAC(keras.optimizers.Optimizer):
 
         Args:
           kl: Exact KL of the step taken last, scalar, in nats.
-          target: The KL wanted, in nats.
+          target: The KL wanted, a number or scalar, in nats.
         """
         # Until then the running mean of steps is shorter than the steps.
         warm = self._iterations.value > int(2.0 / (1.0 - self.momentum))

@@ -39,7 +39,7 @@ def predicted_kl(squared_norm: tf.Tensor) -> tf.Tensor:
 
 
 def adapted_factor(
-    factor: tf.Tensor, kl: tf.Tensor, target: float, binding: tf.Tensor
+    factor: tf.Tensor, kl: tf.Tensor, target: float | tf.Tensor, binding: tf.Tensor
 ) -> tf.Tensor:
     """The next factor on the radius, given the exact KL of a step. Equation (14).
 

@@ -72,14 +72,22 @@ def test_updates_equal_those_of_a_float64_twin(max_gradient_norm: float) -> None
             np.testing.assert_allclose(variables[i], expected, rtol=1e-3, atol=2e-5)
 
 
-@BOTH
-@pytest.mark.parametrize("name", ["learning_rate", "entropy_cost"])
+@pytest.mark.parametrize(
+    ("algorithm", "name"),
+    [
+        ("a2c", "learning_rate"),
+        ("a2c", "entropy_cost"),
+        ("acktr", "learning_rate"),
+        ("acktr", "entropy_cost"),
+        ("acktr", "kl_target"),
+    ],
+)
 @pytest.mark.parametrize(
     ("schedule", "expected"),
     [("linear", [0.5, 0.375, 0.25, 0.125]), ("constant", [0.5] * 4)],
 )
 def test_schedules(
-    schedule: str, expected: list[float], name: str, algorithm: str
+    algorithm: str, name: str, schedule: str, expected: list[float]
 ) -> None:
     # 100 steps in batches of 32 are 4 updates, the last of them partly beyond.
     settings = {name: 0.5, f"{name}_schedule": schedule}

@@ -28,6 +28,8 @@ def tiny(**settings: Any) -> Config:
             "seed": 3,
             "kl_radius": 0.01,
             "kl_target": 0.0,
+            "kl_target_schedule": "constant",
+            "damping": 0.0002,
             "curvature_fraction": 1.0,
             **settings,
         }
