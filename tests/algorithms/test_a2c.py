@@ -37,6 +37,7 @@ def test_updates_equal_those_of_a_float64_twin(max_gradient_norm: float) -> None
     config = tiny(
         max_gradient_norm=max_gradient_norm,
         entropy_cost=0.3,
+        entropy_cost_schedule="linear",
         value_cost=0.7,
         learning_rate=0.02,
         total_steps=32 * 8,
@@ -311,16 +312,15 @@ def test_the_value_of_a_constant_reward(algorithm: str) -> None:
         discount=0.9,
         entropy_cost=0.1,
         value_cost=1.0,
-        entropy_cost_schedule="constant",
-        learning_rate_schedule="constant",
+        total_steps=14 * 4 * 200,
         **{**LEARNING[algorithm], "kl_radius": 1.0, "max_gradient_norm": 1e9},
     )
     look = np.ones((1, 2), np.float32)
-    policy, _ = learn(config, ConstantReward(4, limit=7), updates=100)
+    policy, _ = learn(config, ConstantReward(4, limit=7), updates=200)
     assert policy.value(look).numpy()[0] == pytest.approx(10.0, abs=0.2)
 
     policy, _ = learn(
-        config, ConstantReward(4, limit=7), updates=100, truncation_terminates=True
+        config, ConstantReward(4, limit=7), updates=200, truncation_terminates=True
     )
     wrong = np.mean([(1 - 0.9**k) / 0.1 for k in range(1, 8)])
     assert wrong == pytest.approx(3.29, abs=0.01)
