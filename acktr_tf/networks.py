@@ -12,6 +12,7 @@ from acktr_tf.errors import UserError
 check_backend()  # Before Keras fails to import another one.
 
 import keras  # noqa: E402
+import tensorflow as tf  # noqa: E402
 
 PIXEL_SCALE = 1.0 / 255.0
 
@@ -76,7 +77,7 @@ class ZeroMeanOrthogonal(keras.initializers.Initializer):
         self._gain = gain
         self._seed = seed
 
-    def __call__(self, shape: tuple[int, ...], dtype: str | None = None) -> np.ndarray:
+    def __call__(self, shape: tuple[int, ...], dtype: str | None = None) -> tf.Tensor:
         """Filters of `shape` `[..., outputs]`.
 
         Raises:

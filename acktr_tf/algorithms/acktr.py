@@ -4,8 +4,10 @@ import tensorflow as tf
 
 from acktr_tf.algorithms import schedules
 from acktr_tf.algorithms.base import Algorithm, PhaseClock
+from acktr_tf.config import Config
 from acktr_tf.kfac import KFAC, CurvatureTape
 from acktr_tf.losses import policy_kl, sampled_log_likelihood
+from acktr_tf.policy import ActorCritic
 
 
 class ACKTR(Algorithm):
@@ -17,6 +19,10 @@ class ACKTR(Algorithm):
 
     optimizer: KFAC
     _measured_names = ("predicted_kl",)
+
+    def __init__(self, config: Config, policy: ActorCritic) -> None:
+        self._kl_target_schedule = schedules.kl_target(config)
+        super().__init__(config, policy)
 
     def _make_optimizer(self) -> KFAC:
         config = self._config
@@ -31,7 +37,6 @@ class ACKTR(Algorithm):
             conv_positions=config.conv_positions,
         )
         optimizer.attach(self._policy.network)
-        self._kl_target = schedules.kl_target(config)
         return optimizer
 
     def _update_curvature(
@@ -71,8 +76,11 @@ class ACKTR(Algorithm):
             self._sample(key, batch) for batch in (observation, parameters, value)
         )
         old, new = self._policy.evaluation(*outputs), self._policy.evaluate(rows)
-        target = self._kl_target(self.optimizer.iterations.value - 1)
-        self.optimizer.adapt_radius(policy_kl(old, new), target)
+        self.optimizer.adapt_radius(policy_kl(old, new), self._kl_target())
+
+    def _kl_target(self) -> tf.Tensor:
+        """The exact KL that the step taken last should have had."""
+        return self._kl_target_schedule(self.optimizer.iterations.value - 1)
 
     def _sample(self, key: tf.Tensor, batch: tf.Tensor) -> tf.Tensor:
         """The share of the batch that curvature is estimated from, drawn at random."""
@@ -90,7 +98,7 @@ class ACKTR(Algorithm):
         return {
             "trust_region_scale": self.optimizer.trust_region_scale,
             "kl_radius": self.optimizer.radius,
-            "kl_target": self._kl_target(self.optimizer.iterations.value - 1),
+            "kl_target": self._kl_target(),
             "damping": tf.constant(self._config.damping),
             "failed_factorizations": tf.cast(
                 self.optimizer.failed_factorizations, tf.float32

@@ -234,6 +234,11 @@ def test_adapted_radius_gives_the_policy_kl_asked_for(radius: float) -> None:
     assert target / 2.5 < policy < target * 2.5
     # What the value adds is not counted.
     assert joint > target * 2.5
+    # A target that falls to 0.03 to 0.3 of itself in those updates.
+    policy, _ = late_kl(
+        kl_target=target, kl_target_schedule="linear", total_steps=32 * 145
+    )
+    assert policy < target / 2.5
     policy, _ = late_kl()
     assert policy < target / 2.5 or policy > target * 2.5
 
