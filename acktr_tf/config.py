@@ -17,6 +17,7 @@ NETWORKS = ("auto", "nature_cnn", "mlp")
 SCHEDULES = ("linear", "constant")
 TRUST_REGIONS = ("gradient", "applied")
 CONV_POSITIONS = ("uncorrelated", "correlated")
+CONV_INITIALIZERS = ("zero_mean_orthogonal", "orthogonal")
 
 PAPER = "Wu et al. 2017"
 RELEASED = "released code of Wu et al. 2017"
@@ -169,6 +170,14 @@ class Config:
         "Filters of the third convolution of nature_cnn.",
         low=1,
         source=f"{RELEASED}: 32 for ACKTR, 64 for A2C",
+    )
+    conv_initializer: str = _setting(
+        "zero_mean_orthogonal",
+        "agent",
+        "Initial filters of nature_cnn: orthogonal, or orthogonal and each with a sum "
+        "of zero, so that no unit is on or off for the background alone.",
+        choices=CONV_INITIALIZERS,
+        source="found on Pong; see docs/atari.md",
     )
     hidden_size: int = _setting(
         64,

@@ -46,7 +46,13 @@ def make_network(
                 "network=nature_cnn takes stacks of frames, uint8 of shape [frames, "
                 f"height >= 36, width >= 36]. Received: {dtype} of shape {list(shape)}."
             )
-        return nature_cnn(shape, num_parameters, config.conv3_filters, seeds)
+        return nature_cnn(
+            shape,
+            num_parameters,
+            config.conv3_filters,
+            seeds,
+            zero_mean=config.conv_initializer == "zero_mean_orthogonal",
+        )
     if dtype == "uint8":
         raise UserError(
             f"network=mlp takes vectors of floats. Received: {dtype} of shape "
@@ -106,6 +112,8 @@ def nature_cnn(
     num_parameters: int,
     conv3_filters: int,
     seeds: keras.random.SeedGenerator,
+    *,
+    zero_mean: bool = True,
 ) -> keras.Model:
     """The network of Mnih et al. 2015 with one trunk for policy and value.
 
@@ -115,20 +123,27 @@ def nature_cnn(
       conv3_filters: Filters of the third convolution (64 in Mnih et al., 32 in the
         released code of Wu et al. 2017).
       seeds: Where the initializers' seeds come from.
+      zero_mean: Whether the initial filters sum to zero, beside being orthogonal.
     """
+
+    def filters(gain: float) -> keras.initializers.Initializer:
+        if zero_mean:
+            return ZeroMeanOrthogonal(gain, _seed(seeds))
+        return _orthogonal(seeds, gain)
+
     pixels = keras.Input(shape, dtype="uint8", name="observation")
     # Frames last: convolutions on a CPU take no other order.
     hidden = keras.layers.Permute((2, 3, 1), name="frames_last")(pixels)
     hidden = keras.layers.Rescaling(PIXEL_SCALE, name="scale")(hidden)
-    for i, (filters, size, stride) in enumerate(
+    for i, (count, size, stride) in enumerate(
         [(32, 8, 4), (64, 4, 2), (conv3_filters, 3, 1)], start=1
     ):
         hidden = keras.layers.Conv2D(
-            filters,
+            count,
             size,
             stride,
             activation="relu",
-            kernel_initializer=ZeroMeanOrthogonal(math.sqrt(2.0), _seed(seeds)),
+            kernel_initializer=filters(math.sqrt(2.0)),
             name=f"conv{i}",
         )(hidden)
     hidden = keras.layers.Flatten(name="flatten")(hidden)

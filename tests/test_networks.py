@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 from gymnasium.spaces import Box
 
-from acktr_tf.config import Config
+from acktr_tf.config import CONV_INITIALIZERS, Config
 from acktr_tf.errors import UserError
 from acktr_tf.networks import ZeroMeanOrthogonal, make_network
 
@@ -114,10 +114,11 @@ def test_mlp_flattens_observations(shape: tuple[int, ...]) -> None:
         ),
     ],
 )
+@pytest.mark.parametrize("initializer", CONV_INITIALIZERS)
 def test_kernels_are_orthogonal_and_biases_zero(
-    space: gymnasium.spaces.Box, gains: dict[str, float]
+    space: gymnasium.spaces.Box, gains: dict[str, float], initializer: str
 ) -> None:
-    model = network(space)
+    model = network(space, conv_initializer=initializer)
     layers = {layer.name: layer for layer in model.layers if layer.weights}
     assert layers.keys() == gains.keys()
     for name, layer in layers.items():
@@ -150,6 +151,13 @@ def test_filters_do_not_see_what_is_the_same_everywhere() -> None:
         share_on = (np.asarray(outputs(frames)) > 1e-4).mean(axis=(0, 1, 2))
         assert share_on.min() > 0.0, name
         assert share_on.max() < 0.9, name
+
+
+def test_orthogonal_filters_need_not_sum_to_zero() -> None:
+    model = network(FRAMES, conv_initializer="orthogonal")
+    for name in ("conv1", "conv2", "conv3"):
+        sums = as_matrix(model.get_layer(name)).sum(axis=0)
+        assert np.abs(sums).max() > 0.5, name
 
 
 def test_zero_mean_filters_need_more_inputs_than_outputs() -> None:
