@@ -15,9 +15,7 @@ def test_published_table_is_that_of_the_published_episodes(name):
     suite = make_curves.SUITES[name]
     page = (DOCS / suite.page).read_text()
     runs = make_curves.read_suite(name)
-    if not runs:
-        assert f"<!-- {name}: begin -->\n<!-- {name}: end -->" in page
-        return
+    assert {run.algorithm for run in runs} == {"acktr", "a2c"}
     text = make_curves.table(suite, runs)
     assert text in page
     assert make_curves.with_table(page, name, text) == page
