@@ -18,6 +18,12 @@ SCHEDULES = ("linear", "constant")
 TRUST_REGIONS = ("gradient", "applied")
 CONV_POSITIONS = ("uncorrelated", "correlated")
 CONV_INITIALIZERS = ("zero_mean_orthogonal", "orthogonal")
+VECTORIZATIONS = ("sync", "async")
+ACTION_BOUNDS = ("clip", "squash")
+ACTIVATIONS = ("tanh", "elu", "relu")
+CRITICS = ("joint", "separate")
+CRITIC_NORMS = ("gauss_newton", "adaptive_gauss_newton", "euclidean")
+KL_ADAPTATIONS = ("radius", "learning_rate")
 
 PAPER = "Wu et al. 2017"
 RELEASED = "released code of Wu et al. 2017"
@@ -112,7 +118,8 @@ class Config:
         "pong",
         "environment",
         "Environment: an Atari game by its Gymnasium name (ALE/Pong-v5, "
-        "PongNoFrameskip-v4) or plain name (pong), or any Gymnasium id (CartPole-v1).",
+        "PongNoFrameskip-v4) or plain name (pong), or any Gymnasium id (CartPole-v1), "
+        "your own with its module (my.module:Name-v0).",
     )
     num_envs: int = _setting(
         32,
@@ -153,6 +160,45 @@ class Config:
         low=0,
         resumable=True,
     )
+    vectorization: str = _setting(
+        "sync",
+        "environment",
+        "Not for Atari: environments in one process (sync), or each in one of its own "
+        "(async), which pays for slow simulators.",
+        choices=VECTORIZATIONS,
+        resumable=True,
+    )
+    normalize_observations: bool = _setting(
+        False,
+        "environment",
+        "Give the networks observations less their running mean, divided by their "
+        "running standard deviation; not for images.",
+        source="Schulman et al. 2015; off for Atari",
+    )
+    observation_clip: float = _setting(
+        10.0,
+        "environment",
+        "With normalize_observations: what is further from the mean is cut off there.",
+        unit="standard deviations",
+        low=0.0,
+        exclusive_low=True,
+        source=f"{RELEASED}: 5 or 10",
+    )
+    normalize_rewards: bool = _setting(
+        False,
+        "environment",
+        "Learn from rewards divided by the running standard deviation of the "
+        "discounted return. Scores stay raw.",
+        source="Engstrom et al. 2020; off for Atari",
+    )
+    action_bounds: str = _setting(
+        "clip",
+        "environment",
+        "How actions of a Box are kept in its bounds: by clipping (clip) or by a tanh "
+        "(squash).",
+        choices=ACTION_BOUNDS,
+        source=f"{RELEASED}: clip",
+    )
     # Agent ----------------------------------------------------------------------
     algorithm: str = _setting(
         "acktr", "agent", "Learning algorithm.", choices=ALGORITHMS, source=PAPER
@@ -185,6 +231,28 @@ class Config:
         "Units of each of the two hidden layers of mlp.",
         low=1,
         source=f"{PAPER}, MuJoCo: 2x64",
+    )
+    policy_activation: str = _setting(
+        "tanh",
+        "agent",
+        "Activation of mlp's hidden layers, for the policy.",
+        choices=ACTIVATIONS,
+        source=f"{PAPER}, MuJoCo: tanh",
+    )
+    value_activation: str = _setting(
+        "tanh",
+        "agent",
+        "Activation of mlp's hidden layers, for the value.",
+        choices=ACTIVATIONS,
+        source=f"{PAPER}, MuJoCo: elu",
+    )
+    initial_log_std: float = _setting(
+        0.0,
+        "agent",
+        "Logarithm of the standard deviation of a Box's actions at the start, in units "
+        "of half the distance of their bounds.",
+        unit="nats",
+        source=f"{RELEASED}: 0",
     )
     # Learning -------------------------------------------------------------------
     total_steps: int = _setting(
@@ -350,6 +418,80 @@ class Config:
         "uncorrelated, as in KFC, or correlated, an upper bound.",
         choices=CONV_POSITIONS,
         source=f"{PAPER}: KFC",
+    )
+    kl_adaptation: str = _setting(
+        "radius",
+        "acktr",
+        "What is adapted until steps have the kl_target: the radius, or the learning "
+        "rate.",
+        choices=KL_ADAPTATIONS,
+        source=f"{RELEASED}, MuJoCo: learning_rate",
+    )
+    # Critic ---------------------------------------------------------------------
+    critic: str = _setting(
+        "joint",
+        "acktr",
+        "Whether the value is learnt in one step with the policy, by the "
+        "Fisher matrix of both (joint), or by an optimizer of its own (separate), "
+        "which needs the network mlp.",
+        choices=CRITICS,
+        source=f"{PAPER}: joint on Atari, separate on MuJoCo",
+    )
+    critic_norm: str = _setting(
+        "gauss_newton",
+        "critic",
+        "Metric of the separate critic's steps: Gauss-Newton with a variance of 1, "
+        "with that of the Bellman error (adaptive_gauss_newton), or none (euclidean, "
+        "which is RMSprop).",
+        choices=CRITIC_NORMS,
+        source=f"{PAPER}: gauss_newton",
+    )
+    critic_updates: int = _setting(
+        5,
+        "critic",
+        "Steps of the separate critic on each batch.",
+        unit="updates",
+        low=1,
+    )
+    critic_learning_rate: float = _setting(
+        0.5,
+        "critic",
+        "As learning_rate, for the separate critic.",
+        low=0.0,
+        exclusive_low=True,
+    )
+    critic_kl_radius: float = _setting(
+        0.01,
+        "critic",
+        "As kl_radius, for the separate critic: half of the mean squared change of "
+        "the value, in units of the variance of critic_norm.",
+        unit="nats",
+        low=0.0,
+        exclusive_low=True,
+    )
+    critic_momentum: float = _setting(
+        0.0,
+        "critic",
+        "As momentum, for the separate critic.",
+        low=0.0,
+        high=1.0,
+        exclusive_high=True,
+    )
+    critic_damping: float = _setting(
+        0.01,
+        "critic",
+        "As damping, for the separate critic.",
+        low=0.0,
+        exclusive_low=True,
+    )
+    critic_factor_decay: float = _setting(
+        0.95,
+        "critic",
+        "As factor_decay, for the separate critic.",
+        low=0.0,
+        high=1.0,
+        exclusive_high=True,
+        source=f"{RELEASED}, MuJoCo: 0.95",
     )
     # A2C ------------------------------------------------------------------------
     max_gradient_norm: float = _setting(

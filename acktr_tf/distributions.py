@@ -1,27 +1,321 @@
-"""From an action space to the distribution that the policy parametrises."""
+"""From an action space to the distribution that the policy parametrises.
 
-from typing import TypeAlias
+What is drawn from a distribution is an action as the policy learns from it; what an
+environment takes of it is `Actions.to_environment`. The two differ by a map that does
+not depend on the weights, so that gradients of log-likelihoods, KL divergences and the
+Fisher matrix are the same for both.
+"""
+
+import abc
+import math
+from typing import Any, Protocol, TypeAlias
 
 import gymnasium
+import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 import tensorflow_probability as tfp
+from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 
-Distribution: TypeAlias = tfp.distributions.Distribution
+from acktr_tf.errors import UserError
+
+tfd = tfp.distributions
+
+Array: TypeAlias = npt.NDArray[Any]
+
+ACTION_SPACES = "Discrete, MultiDiscrete, MultiBinary, or Box of floats"
+QUADRATURE_NODES = 129
+QUADRATURE_RANGE = 6.0
 
 
-class CategoricalActions:
-    """Actions of a `Discrete` space: one logit each.
+class Distribution(Protocol):
+    """What is asked of a distribution of `N` actions; TensorFlow Probability's are."""
 
-    Args:
-      action_space: The space, of `n` actions. Distributions are over indices from 0,
-        whatever the space's `start`.
+    def log_prob(self, action: tf.Tensor) -> tf.Tensor:
+        """Log-likelihood `[N]` of actions `[N, ...]`, in nats."""
+
+    def entropy(self) -> tf.Tensor:
+        """`[N]`, in nats."""
+
+    def sample(self, *, seed: tf.Tensor) -> tf.Tensor:
+        """Actions `[N, ...]`, drawn with the random key `seed` `[2]`."""
+
+    def mode(self) -> tf.Tensor:
+        """The most likely actions `[N, ...]`."""
+
+    def kl_divergence(self, other: Any) -> tf.Tensor:
+        """KL divergence `[N]` from this one to `other`, in nats."""
+
+
+class Actions(abc.ABC):
+    """Actions of one kind of space.
+
+    Attributes:
+      space: The space.
+      num_parameters: `P`, numbers that describe one distribution.
+      num_free: Numbers at the end of the `P` that do not depend on the observation.
+      spec: Of one action as the policy learns from it, without the axis of the batch.
+      parameter_name: What the parameters are called in a SavedModel.
     """
 
-    parameter_name = "logits"
+    space: gymnasium.Space[Any]
+    num_parameters: int
+    num_free: int = 0
+    spec: tf.TensorSpec
+    parameter_name: str = "logits"
 
-    def __init__(self, action_space: gymnasium.spaces.Discrete) -> None:
-        self.num_parameters = int(action_space.n)
+    @abc.abstractmethod
+    def distribution(self, parameters: tf.Tensor) -> Distribution:
+        """The distributions of `N` actions, from parameters `[N, P]`."""
+
+    @abc.abstractmethod
+    def to_environment(self, action: tf.Tensor) -> tf.Tensor:
+        """Actions `[N, ...]` as the environment takes them, from those learnt from."""
+
+
+def make_actions(space: gymnasium.Space[Any], *, squash: bool = False) -> Actions:
+    """The actions of a space.
+
+    Args:
+      space: Of one environment.
+      squash: Whether actions of a `Box` are kept in its bounds by a tanh instead of by
+        clipping.
+
+    Raises:
+      UserError: The space is not supported; the message says which are.
+    """
+    if isinstance(space, Discrete):
+        return CategoricalActions(space)
+    if isinstance(space, MultiDiscrete):
+        return MultiCategoricalActions(space)
+    if isinstance(space, MultiBinary):
+        return BernoulliActions(space)
+    if isinstance(space, Box) and np.issubdtype(space.dtype, np.floating):
+        return GaussianActions(space, squash=squash)
+    raise UserError(
+        f"The action space is not supported. Received: {' '.join(str(space).split())}. "
+        f"Accepted: {ACTION_SPACES}."
+    )
+
+
+class CategoricalActions(Actions):
+    """Actions of a `Discrete` space: one logit each.
+
+    The policy's actions are indices from 0, whatever the space's `start`.
+
+    Args:
+      space: The space, of `n` actions.
+    """
+
+    def __init__(self, space: Discrete) -> None:
+        self.space = space
+        self.num_parameters = int(space.n)
+        self.spec = tf.TensorSpec([], tf.int32)
+        self._start = int(space.start)
+        self._dtype = space.dtype
 
     def distribution(self, parameters: tf.Tensor) -> Distribution:
         """The distribution of actions `[N]` int32, from logits `[N, n]`."""
-        return tfp.distributions.Categorical(logits=parameters, dtype=tf.int32)
+        return tfd.Categorical(logits=parameters, dtype=tf.int32)
+
+    def to_environment(self, action: tf.Tensor) -> tf.Tensor:
+        """Actions from the space's `start`."""
+        return tf.cast(action, self._dtype) + self._start
+
+
+class MultiCategoricalActions(Actions):
+    """Actions of a `MultiDiscrete` space: independent choices, one logit an option.
+
+    The policy's actions are flat, `[k]`, with indices from 0.
+
+    Args:
+      space: The space, of `k` choices in any shape.
+    """
+
+    def __init__(self, space: MultiDiscrete) -> None:
+        self.space = space
+        self._sizes = [int(n) for n in np.ravel(space.nvec)]
+        self.num_parameters = sum(self._sizes)
+        self.spec = tf.TensorSpec([len(self._sizes)], tf.int32)
+        self._start = np.asarray(space.start)
+        self._dtype = space.dtype
+
+    def distribution(self, parameters: tf.Tensor) -> Distribution:
+        """The distribution of actions `[N, k]` int32, from logits `[N, Σ n]`."""
+        return IndependentCategoricals(tf.split(parameters, self._sizes, axis=-1))
+
+    def to_environment(self, action: tf.Tensor) -> tf.Tensor:
+        """Actions in the space's shape, from its `start`."""
+        shaped = tf.reshape(action, [-1, *self._start.shape])
+        return tf.cast(shaped, self._dtype) + self._start
+
+
+class BernoulliActions(Actions):
+    """Actions of a `MultiBinary` space: independent switches, one logit each.
+
+    Args:
+      space: The space, of `k` switches in any shape.
+    """
+
+    def __init__(self, space: MultiBinary) -> None:
+        self.space = space
+        self.num_parameters = math.prod(space.shape)
+        self.spec = tf.TensorSpec([self.num_parameters], tf.int32)
+        self._shape = space.shape
+        self._dtype = space.dtype
+
+    def distribution(self, parameters: tf.Tensor) -> Distribution:
+        """The distribution of actions `[N, k]` int32, from logits `[N, k]`."""
+        return tfd.Independent(
+            tfd.Bernoulli(logits=parameters, dtype=tf.int32),
+            reinterpreted_batch_ndims=1,
+        )
+
+    def to_environment(self, action: tf.Tensor) -> tf.Tensor:
+        """Actions in the space's shape and type."""
+        return tf.cast(tf.reshape(action, [-1, *self._shape]), self._dtype)
+
+
+class GaussianActions(Actions):
+    """Actions of a `Box`: a Gaussian with a standard deviation that ignores the state.
+
+    The parameters are `d` means and `d` logarithms of standard deviations. The policy's
+    action u `[d]` is unbounded. Where the space has two finite bounds the environment
+    gets
+
+        c + h clip(u, −1, 1),  or  c + h tanh(u)  if squashed,
+
+    with c the middle and h half of the distance of the bounds, so that the same network
+    suits whatever unit a simulator counts in. Where a bound is infinite it gets u
+    itself, clipped to the finite one if there is one.
+
+    Args:
+      space: The space, of `d` floats in any shape.
+      squash: Whether to squash.
+    """
+
+    parameter_name = "mean_and_log_std"
+
+    def __init__(self, space: Box, *, squash: bool = False) -> None:
+        self.space = space
+        size = math.prod(space.shape)
+        self.num_parameters = 2 * size
+        self.num_free = size
+        self.spec = tf.TensorSpec([size], tf.float32)
+        self._squash = squash
+        self._shape = space.shape
+        self._dtype = space.dtype
+        # Some environments write the largest number for a bound that there is not.
+        largest = float(np.finfo(space.low.dtype).max)  # type: ignore[type-var]
+        low, high = (np.ravel(bound) for bound in (space.low, space.high))
+        self._low = np.where(low <= -largest, -np.inf, low.astype(np.float64))
+        self._high = np.where(high >= largest, np.inf, high.astype(np.float64))
+        self._bounded = np.isfinite(self._low) & np.isfinite(self._high)
+        low = np.where(self._bounded, self._low, -1.0)
+        high = np.where(self._bounded, self._high, 1.0)
+        self._center, self._half = 0.5 * low + 0.5 * high, 0.5 * high - 0.5 * low
+
+    def distribution(self, parameters: tf.Tensor) -> Distribution:
+        """The distribution of u `[N, d]`, from parameters `[N, 2d]`."""
+        mean, log_std = tf.split(parameters, 2, axis=-1)
+        gaussian = tfd.MultivariateNormalDiag(mean, tf.exp(log_std))
+        if not self._squash:
+            return gaussian
+        return SquashedGaussian(gaussian, self._bounded)
+
+    def to_environment(self, action: tf.Tensor) -> tf.Tensor:
+        """Actions within the space's bounds, in its shape and type."""
+        action = tf.cast(action, tf.float64)
+        unit = tf.tanh(action) if self._squash else tf.clip_by_value(action, -1.0, 1.0)
+        action = tf.where(self._bounded, self._center + self._half * unit, action)
+        # Also for the rounding of the sum above.
+        action = tf.clip_by_value(action, self._low, self._high)
+        return tf.cast(tf.reshape(action, [-1, *self._shape]), self._dtype)
+
+
+class IndependentCategoricals:
+    """Several categorical choices at once, independent of each other.
+
+    Args:
+      logits: One tensor `[N, n]` a choice.
+    """
+
+    def __init__(self, logits: list[tf.Tensor]) -> None:
+        self._parts = [tfd.Categorical(logits=part, dtype=tf.int32) for part in logits]
+
+    def log_prob(self, action: tf.Tensor) -> tf.Tensor:
+        """Log-likelihood `[N]` of actions `[N, k]`."""
+        choices = tf.unstack(action, axis=-1)
+        return tf.add_n(
+            [p.log_prob(a) for p, a in zip(self._parts, choices, strict=True)]
+        )
+
+    def entropy(self) -> tf.Tensor:
+        """`[N]`."""
+        return tf.add_n([part.entropy() for part in self._parts])
+
+    def sample(self, *, seed: tf.Tensor) -> tf.Tensor:
+        """Actions `[N, k]`."""
+        keys = tf.unstack(tf.random.split(seed, len(self._parts)))
+        draws = [p.sample(seed=key) for p, key in zip(self._parts, keys, strict=True)]
+        return tf.stack(draws, axis=-1)
+
+    def mode(self) -> tf.Tensor:
+        """The most likely actions `[N, k]`."""
+        return tf.stack([part.mode() for part in self._parts], axis=-1)
+
+    def kl_divergence(self, other: "IndependentCategoricals") -> tf.Tensor:
+        """`[N]`."""
+        pairs = zip(self._parts, other._parts, strict=True)
+        return tf.add_n([mine.kl_divergence(yours) for mine, yours in pairs])
+
+
+class SquashedGaussian:
+    """A Gaussian u of which the environment gets the tanh.
+
+    Likelihoods and divergences are those of u: the tanh adds to a log-likelihood what
+    does not depend on the weights, and nothing to a divergence. Only the entropy must
+    be that of tanh(u), or it would grow without end as actions pile up at the bounds:
+
+        H(tanh u) = H(u) + E[log(1 − tanh² u)]
+
+    The expectation is taken by the trapezoidal rule over ±6 standard deviations, one
+    dimension at a time, which is right to float32 up to standard deviations of 5.
+
+    Args:
+      gaussian: A `MultivariateNormalDiag` of u, `[N, d]`.
+      squashed: `[d]`, which of the dimensions are squashed.
+    """
+
+    def __init__(self, gaussian: Any, squashed: Array) -> None:
+        self._gaussian = gaussian
+        self._squashed = squashed
+
+    def log_prob(self, action: tf.Tensor) -> tf.Tensor:
+        """Log-likelihood `[N]` of u `[N, d]`."""
+        return self._gaussian.log_prob(action)
+
+    def entropy(self) -> tf.Tensor:
+        """Entropy `[N]` of the squashed action, in units of half its range."""
+        nodes = np.linspace(-QUADRATURE_RANGE, QUADRATURE_RANGE, QUADRATURE_NODES)
+        weights = np.exp(-0.5 * nodes**2)
+        mean, std = self._gaussian.mean(), self._gaussian.stddev()
+        u = mean + std * tf.constant(nodes[:, None, None], mean.dtype)
+        # log(1 − tanh² u), in a form that does not overflow.
+        log_slope = 2.0 * (math.log(2.0) - u - tf.math.softplus(-2.0 * u))
+        weights = tf.constant(weights / weights.sum(), mean.dtype)
+        expected = tf.tensordot(weights, log_slope, axes=1)
+        changed = tf.where(self._squashed, expected, tf.zeros_like(expected))
+        return self._gaussian.entropy() + tf.reduce_sum(changed, axis=-1)
+
+    def sample(self, *, seed: tf.Tensor) -> tf.Tensor:
+        """u `[N, d]`."""
+        return self._gaussian.sample(seed=seed)
+
+    def mode(self) -> tf.Tensor:
+        """The most likely u; its tanh is the median of the action, `[N, d]`."""
+        return self._gaussian.mode()
+
+    def kl_divergence(self, other: "SquashedGaussian") -> tf.Tensor:
+        """`[N]`."""
+        return self._gaussian.kl_divergence(other._gaussian)

@@ -364,7 +364,6 @@ def _load(values: FlagValues) -> tuple[Path, "LoadedPolicy"]:
             restored.config,
             Path(directory),
             {"step": restored.step},
-            action_start=restored.action_start,
         )
         return restored.path, load_policy(Path(directory))
 

@@ -149,7 +149,6 @@ def _source(
         restored.config,
         target,
         extra,
-        action_start=restored.action_start,
     )
 
 

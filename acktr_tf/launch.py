@@ -62,14 +62,17 @@ def with_run_dir(config: Config) -> Config:
 def effective_settings(config: Config) -> str:
     """The settings in effect by group, those that differ from the default starred.
 
-    Settings of the other algorithm are left out, unless they were changed: then they
-    are shown to be without effect.
+    Settings of another algorithm, or of a critic that there is not, are left out,
+    unless they were changed: then they are shown to be without effect.
     """
     known = settings()
     width = max(len(name) for name in known)
     lines = ["Settings (* differs from the default)"]
     for group in dict.fromkeys(setting.group for setting, _, _ in known.values()):
-        unused = group in ALGORITHMS and group != config.algorithm
+        unused = (group in ALGORITHMS and group != config.algorithm) or (
+            group == "critic"
+            and (config.algorithm != "acktr" or config.critic == "joint")
+        )
         rows = []
         for name, (setting, _, default) in known.items():
             value = getattr(config, name)

@@ -58,11 +58,26 @@ def sampled_log_likelihood(evaluation: Evaluation, key: tf.Tensor) -> tf.Tensor:
       `[N]`.
     """
     action_key, value_key = tf.unstack(tf.random.split(key, 2))
-    action = tf.stop_gradient(evaluation.distribution.sample(seed=action_key))
     noise = tf.random.stateless_normal(tf.shape(evaluation.value), value_key)
     value = tf.stop_gradient(evaluation.value) + noise
     value_log_likelihood = -0.5 * tf.square(value - evaluation.value)
-    return evaluation.distribution.log_prob(action) + value_log_likelihood
+    return sampled_action_log_likelihood(evaluation, action_key) + value_log_likelihood
+
+
+def sampled_action_log_likelihood(evaluation: Evaluation, key: tf.Tensor) -> tf.Tensor:
+    """log π(a|s) of a drawn from the policy itself, one an example.
+
+    The policy's part of `sampled_log_likelihood`, for one that is learnt alone.
+
+    Args:
+      evaluation: Policy and value, `[N]`.
+      key: `[2]` int32, the random key.
+
+    Returns:
+      `[N]`.
+    """
+    action = tf.stop_gradient(evaluation.distribution.sample(seed=key))
+    return evaluation.distribution.log_prob(action)
 
 
 def policy_kl(old: Evaluation, new: Evaluation) -> tf.Tensor:

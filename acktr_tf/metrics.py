@@ -108,6 +108,19 @@ SCALARS: Mapping[str, Scalar] = MappingProxyType(
         "kl_target": Scalar(
             "nats", "Exact KL of the policy that the schedule asks for.", "kl/target"
         ),
+        "critic_predicted_kl": Scalar(
+            "nats",
+            "As `predicted_kl`, of the separate critic's last step.",
+            "critic/predicted_kl",
+        ),
+        "critic_trust_region_scale": Scalar(
+            "",
+            "As `trust_region_scale`, of the separate critic's last step.",
+            "critic/trust_region_scale",
+        ),
+        "reward_scale": Scalar(
+            "score", "What rewards were divided by to learn from.", "episode/scale"
+        ),
         "damping": Scalar(
             "", "Damping of the Fisher matrix in use.", "optimizer/damping"
         ),
@@ -136,6 +149,9 @@ SCALARS: Mapping[str, Scalar] = MappingProxyType(
             "",
             "Share of the time spent on the factors of the Fisher matrix.",
             "time/share_curvature",
+        ),
+        "share_critic": Scalar(
+            "", "Share of the time spent on the separate critic.", "time/share_critic"
         ),
         "share_inverses": Scalar(
             "", "Share of the time spent inverting the factors.", "time/share_inverses"

@@ -1,6 +1,7 @@
 """Keras networks that map observations to the policy's parameters and the value."""
 
 import math
+from typing import NamedTuple
 
 import gymnasium
 import numpy as np
@@ -14,22 +15,38 @@ check_backend()  # Before Keras fails to import another one.
 import keras  # noqa: E402
 import tensorflow as tf  # noqa: E402
 
+from acktr_tf.kfac.layers import Bias  # noqa: E402
+
 PIXEL_SCALE = 1.0 / 255.0
 
 
+class PolicyOutputs(NamedTuple):
+    """What a network must say of a distribution of actions.
+
+    Attributes:
+      parameters: Numbers that describe it, `P`.
+      free: How many of those, the last, do not depend on the observation.
+      initial: What the free ones start from.
+    """
+
+    parameters: int
+    free: int = 0
+    initial: float = 0.0
+
+
 def make_network(
-    config: Config, observation_space: gymnasium.spaces.Box, num_parameters: int
+    config: Config, observation_space: gymnasium.spaces.Box, outputs: PolicyOutputs
 ) -> keras.Model:
     """The network that `config` names.
 
     Args:
       config: The run's settings; `seed` decides the initial weights.
       observation_space: Of one environment.
-      num_parameters: Parameters of the action distribution, `P`.
+      outputs: Of the policy.
 
     Returns:
-      A model from observations `[N, ...]`, as the environment gives them, to policy
-      parameters `[N, P]` and values `[N, 1]`.
+      A model from observations `[N, ...]` to policy parameters `[N, P]` and values
+      `[N, 1]`.
 
     Raises:
       UserError: The network does not fit the observations.
@@ -48,7 +65,7 @@ def make_network(
             )
         return nature_cnn(
             shape,
-            num_parameters,
+            outputs,
             config.conv3_filters,
             seeds,
             zero_mean=config.conv_initializer == "zero_mean_orthogonal",
@@ -58,7 +75,8 @@ def make_network(
             f"network=mlp takes vectors of floats. Received: {dtype} of shape "
             f"{list(shape)}."
         )
-    return separate_mlps(shape, num_parameters, config.hidden_size, seeds)
+    activations = (config.policy_activation, config.value_activation)
+    return separate_mlps(shape, outputs, config.hidden_size, activations, seeds)
 
 
 @keras.saving.register_keras_serializable(package="acktr_tf")
@@ -109,7 +127,7 @@ class ZeroMeanOrthogonal(keras.initializers.Initializer):
 
 def nature_cnn(
     shape: tuple[int, ...],
-    num_parameters: int,
+    outputs: PolicyOutputs,
     conv3_filters: int,
     seeds: keras.random.SeedGenerator,
     *,
@@ -119,7 +137,7 @@ def nature_cnn(
 
     Args:
       shape: Of an observation: frames, height, width.
-      num_parameters: `P`.
+      outputs: Of the policy.
       conv3_filters: Filters of the third convolution (64 in Mnih et al., 32 in the
         released code of Wu et al. 2017).
       seeds: Where the initializers' seeds come from.
@@ -148,38 +166,62 @@ def nature_cnn(
         )(hidden)
     hidden = keras.layers.Flatten(name="flatten")(hidden)
     hidden = _dense(512, "relu", seeds, math.sqrt(2.0), "fc")(hidden)
-    policy = _dense(num_parameters, None, seeds, 1.0, "policy")(hidden)
+    policy = _policy_head(outputs, seeds, 1.0, hidden)
     value = _dense(1, None, seeds, 1.0, "value")(hidden)
     return keras.Model(pixels, (policy, value), name="nature_cnn")
 
 
 def separate_mlps(
     shape: tuple[int, ...],
-    num_parameters: int,
+    outputs: PolicyOutputs,
     hidden_size: int,
+    activations: tuple[str, str],
     seeds: keras.random.SeedGenerator,
 ) -> keras.Model:
-    """Two networks of two tanh layers each, one for the policy and one for the value.
+    """Two networks of two hidden layers each, one for the policy and one for the value.
 
     Args:
       shape: Of an observation; more than one axis is flattened.
-      num_parameters: `P`.
+      outputs: Of the policy.
       hidden_size: Units of each hidden layer.
+      activations: Of the policy's hidden layers, and of the value's.
       seeds: Where the initializers' seeds come from.
     """
     observation = keras.Input(shape, dtype="float32", name="observation")
     flat = keras.layers.Flatten(name="flatten")(observation)
 
-    def mlp(name: str, outputs: int, gain: float) -> keras.KerasTensor:
-        hidden = _dense(hidden_size, "tanh", seeds, math.sqrt(2.0), f"{name}_fc1")(flat)
-        hidden = _dense(hidden_size, "tanh", seeds, math.sqrt(2.0), f"{name}_fc2")(
-            hidden
-        )
-        return _dense(outputs, None, seeds, gain, name)(hidden)
+    def hidden_layers(name: str, activation: str) -> keras.KerasTensor:
+        hidden = flat
+        for i in (1, 2):
+            layer = f"{name}_fc{i}"
+            hidden = _dense(hidden_size, activation, seeds, math.sqrt(2.0), layer)(
+                hidden
+            )
+        return hidden
 
     # A small gain makes the first policy nearly uniform.
-    outputs = (mlp("policy", num_parameters, 0.01), mlp("value", 1, 1.0))
-    return keras.Model(observation, outputs, name="separate_mlps")
+    hidden = hidden_layers("policy", activations[0])
+    policy = _policy_head(outputs, seeds, 0.01, hidden)
+    hidden = hidden_layers("value", activations[1])
+    value = _dense(1, None, seeds, 1.0, "value")(hidden)
+    return keras.Model(observation, (policy, value), name="separate_mlps")
+
+
+def _policy_head(
+    outputs: PolicyOutputs,
+    seeds: keras.random.SeedGenerator,
+    gain: float,
+    hidden: keras.KerasTensor,
+) -> keras.KerasTensor:
+    """The policy's parameters `[N, P]`, from its last hidden layer."""
+    dependent = _dense(outputs.parameters - outputs.free, None, seeds, gain, "policy")(
+        hidden
+    )
+    if not outputs.free:
+        return dependent
+    initial = keras.initializers.Constant(outputs.initial)
+    free = Bias(outputs.free, initial, name="policy_free")(hidden)
+    return keras.layers.Concatenate(name="policy_parameters")([dependent, free])
 
 
 def _dense(

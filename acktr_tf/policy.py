@@ -1,14 +1,19 @@
 """The actor-critic: a network and the distribution of actions it parametrises."""
 
-from typing import NamedTuple
+import functools
+from typing import Any, NamedTuple
 
 import gymnasium
 import keras
+import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
 from acktr_tf.config import Config
-from acktr_tf.distributions import CategoricalActions, Distribution
-from acktr_tf.networks import make_network
+from acktr_tf.distributions import Distribution, make_actions
+from acktr_tf.errors import UserError
+from acktr_tf.networks import PolicyOutputs, make_network
+from acktr_tf.observations import Observations
 
 
 class Evaluation(NamedTuple):
@@ -23,6 +28,20 @@ class Evaluation(NamedTuple):
     value: tf.Tensor
 
 
+class Acted(NamedTuple):
+    """What is done about a batch of observations.
+
+    Attributes:
+      action: `[N, ...]`, drawn; to learn from.
+      environment_action: `[N, ...]`, the same as the environment takes it.
+      value: `[N]` float32.
+    """
+
+    action: tf.Tensor
+    environment_action: tf.Tensor
+    value: tf.Tensor
+
+
 class ActorCritic:
     """Policy π(a|s) and value V(s).
 
@@ -32,37 +51,89 @@ class ActorCritic:
       action_space: Of one environment.
 
     Attributes:
-      network: The Keras model, from observations to parameters and values.
+      observations: What the networks are given of an observation.
       actions: What the policy's parameters mean.
+      network: The Keras model, from observations to parameters and values.
+      policy_network: The part of it that makes the parameters.
+      value_network: The part of it that makes the values.
+      value_scale: What values, and the rewards they foresee, are in units of.
+
+    Raises:
+      UserError: A space is not supported, or does not suit the network.
     """
 
     def __init__(
         self,
         config: Config,
-        observation_space: gymnasium.spaces.Box,
-        action_space: gymnasium.spaces.Discrete,
+        observation_space: gymnasium.Space[Any],
+        action_space: gymnasium.Space[Any],
     ) -> None:
-        self.actions = CategoricalActions(action_space)
+        self.observations = Observations(observation_space)
+        self.actions = make_actions(
+            action_space, squash=config.action_bounds == "squash"
+        )
+        space = self.observations.space
         self.network: keras.Model = make_network(
-            config, observation_space, self.actions.num_parameters
+            config,
+            space,
+            PolicyOutputs(
+                self.actions.num_parameters,
+                self.actions.num_free,
+                config.initial_log_std,
+            ),
         )
+        self.policy_network, self.value_network = (
+            keras.Model(self.network.input, output, name=output.name)
+            for output in self.network.outputs
+        )
+        self.value_scale = keras.Variable(1.0, trainable=False, name="value_scale")
+        self._clip = config.observation_clip
+        self._normalizes = config.normalize_observations
+        if self._normalizes:
+            if self._takes_pixels:
+                raise UserError(
+                    "normalize_observations=true takes vectors of floats. Received: "
+                    f"{space.dtype} of shape {list(space.shape)}."
+                )
+            self._mean, self._deviation = (
+                keras.Variable(
+                    np.full(space.shape, value, np.float32), trainable=False, name=name
+                )
+                for name, value in [
+                    ("observation_mean", 0.0),
+                    ("observation_deviation", 1.0),
+                ]
+            )
         observations = tf.TensorSpec(
-            [None, *observation_space.shape],
-            observation_space.dtype if self._takes_pixels else tf.float32,
+            [None, *space.shape], space.dtype if self._takes_pixels else tf.float32
         )
-        self.act = tf.function(
-            self._act, input_signature=[observations, tf.TensorSpec([2], tf.int32)]
-        )
-        self.value = tf.function(self._value, input_signature=[observations])
         self.observation_spec = observations
 
     @property
     def _takes_pixels(self) -> bool:
         return self.network.input.dtype == "uint8"
 
+    @property
+    def variables(self) -> list[keras.Variable]:
+        """All that decides what the policy does."""
+        normalizer = [self._mean, self._deviation] if self._normalizes else []
+        return [*self.network.variables, *normalizer, self.value_scale]
+
+    def normalize(self, mean: npt.ArrayLike, deviation: npt.ArrayLike) -> None:
+        """Sets what observations are normalized by, from now on."""
+        self._mean.assign(mean)
+        self._deviation.assign(deviation)
+
+    def network_inputs(self, observation: tf.Tensor) -> tf.Tensor:
+        """Observations `[N, ...]`, normalized if they are to be."""
+        if not self._normalizes:
+            return observation
+        normalized = (observation - self._mean.value) / self._deviation.value
+        return tf.clip_by_value(normalized, -self._clip, self._clip)
+
     def forward(self, observation: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """The policy's parameters `[N, P]` and values `[N]`."""
-        parameters, value = self.network(observation)
+        parameters, value = self.network(self.network_inputs(observation))
         return parameters, value[:, 0]
 
     def evaluation(self, parameters: tf.Tensor, value: tf.Tensor) -> Evaluation:
@@ -73,11 +144,34 @@ class ActorCritic:
         """Distribution and value of observations `[N, ...]`."""
         return self.evaluation(*self.forward(observation))
 
-    def _act(self, observation: tf.Tensor, key: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        """Actions `[N]` drawn with the random `key` `[2]`, and values `[N]`."""
-        distribution, value = self.evaluate(observation)
-        return distribution.sample(seed=key), value
+    def act(self, observation: npt.ArrayLike, key: npt.ArrayLike) -> Acted:
+        """Draws actions for `[N, ...]` with the random `key` `[2]`, compiled."""
+        return self._compiled_act(self._tensor(observation), tf.constant(key))
 
-    def _value(self, observation: tf.Tensor) -> tf.Tensor:
-        """Values `[N]`."""
-        return self.evaluate(observation).value
+    def value(self, observation: npt.ArrayLike) -> tf.Tensor:
+        """Values `[N]` of `[N, ...]`, compiled."""
+        return self._compiled_value(self._tensor(observation))
+
+    def _tensor(self, observation: npt.ArrayLike) -> tf.Tensor:
+        return tf.convert_to_tensor(observation, self.observation_spec.dtype)
+
+    # Concrete functions: of a call that takes half a millisecond, the search of a
+    # tf.function for the right trace is a third.
+    @functools.cached_property
+    def _compiled_act(self) -> Any:
+        key = tf.TensorSpec([2], tf.int32)
+        acted = tf.function(self.acted)
+        return acted.get_concrete_function(self.observation_spec, key)
+
+    @functools.cached_property
+    def _compiled_value(self) -> Any:
+        def value(observation: tf.Tensor) -> tf.Tensor:
+            return self.evaluate(observation).value
+
+        return tf.function(value).get_concrete_function(self.observation_spec)
+
+    def acted(self, observation: tf.Tensor, key: tf.Tensor) -> Acted:
+        """As `act`, in a graph."""
+        distribution, value = self.evaluate(observation)
+        action = distribution.sample(seed=key)
+        return Acted(action, self.actions.to_environment(action), value)

@@ -4,7 +4,6 @@ import time
 from typing import NamedTuple
 
 import numpy as np
-import tensorflow as tf
 
 from acktr_tf.environments import VectorEnvironment
 from acktr_tf.environments.base import Array
@@ -57,7 +56,10 @@ class Collector:
             (*time_and_batch, *observation.shape[1:]),
             policy.observation_spec.dtype.as_numpy_dtype,
         )
-        self._actions = np.empty(time_and_batch, np.int32)
+        action = policy.actions.spec
+        self._actions = np.empty(
+            (*time_and_batch, *action.shape), action.dtype.as_numpy_dtype
+        )
         self._rewards = np.empty(time_and_batch, np.float32)
         self._terminated = np.empty(time_and_batch, np.bool_)
         self._truncated = np.empty(time_and_batch, np.bool_)
@@ -73,20 +75,21 @@ class Collector:
         Raises:
           RunError: The simulator failed.
         """
-        unroll_length, num_envs = self._actions.shape
+        unroll_length, num_envs = self._rewards.shape
         episodes = []
         environment_seconds = 0.0
         start = time.perf_counter()
         for t in range(unroll_length):
             self._observations[t] = self._observation
-            action, value = self._policy.act(
-                self._tensor(self._observations[t]),
+            acted = self._policy.act(
+                self._observations[t],
                 self._keys.key(step // num_envs + t),
             )
-            self._actions[t] = action.numpy()
-            self._values[t] = value.numpy()
+            self._actions[t] = acted.action.numpy()
+            self._values[t] = acted.value.numpy()
+            environment_action = acted.environment_action.numpy()
             before = time.perf_counter()
-            result = self._environments.step(self._actions[t])
+            result = self._environments.step(environment_action)
             environment_seconds += time.perf_counter() - before
             self._observation = result.observation
             self._rewards[t] = result.reward
@@ -97,7 +100,7 @@ class Collector:
             )
             ended_at = step + (t + 1) * num_envs
             episodes += [(ended_at, episode) for episode in result.episodes]
-        last_value = self._policy.value(self._tensor(self._observation)).numpy()
+        last_value = self._policy.value(self._observation).numpy()
         rollout = Rollout(
             self._observations,
             self._actions,
@@ -119,8 +122,5 @@ class Collector:
         """V of the observations that episodes were cut off at, 0 elsewhere, `[B]`."""
         if final_observation is None:
             return np.zeros(len(truncated), np.float32)
-        value = self._policy.value(self._tensor(final_observation)).numpy()
+        value = self._policy.value(final_observation).numpy()
         return np.where(truncated, value, np.float32(0.0))
-
-    def _tensor(self, observation: Array) -> tf.Tensor:
-        return tf.convert_to_tensor(observation, self._policy.observation_spec.dtype)

@@ -222,14 +222,12 @@ class RestoredPolicy(NamedTuple):
       policy: Networks and distribution.
       config: The settings of the run.
       step: Agent steps that it was trained for.
-      action_start: What the environment calls the action of index 0.
       path: The checkpoint.
     """
 
     policy: ActorCritic
     config: Config
     step: int
-    action_start: int
     path: Path
 
 
@@ -255,12 +253,13 @@ def restored_policy(run_dir: Path, path: Path | None = None) -> RestoredPolicy:
     saved = checkpoint.load(path)
     environments = make_vector_env(config, num_envs=1)
     try:
-        action_space = environments.action_space
-        policy = ActorCritic(config, environments.observation_space, action_space)
+        policy = ActorCritic(
+            config, environments.observation_space, environments.action_space
+        )
     finally:
         environments.close()
-    checkpoint.assign_variables("network", policy.network.variables, saved.arrays)
-    return RestoredPolicy(policy, config, saved.step, int(action_space.start), path)
+    checkpoint.assign_variables("policy", policy.variables, saved.arrays)
+    return RestoredPolicy(policy, config, saved.step, path)
 
 
 def _not_writable(directory: Path, error: OSError) -> UserError:

@@ -13,17 +13,17 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-import gymnasium
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
 from acktr_tf.config import Config
-from acktr_tf.distributions import CategoricalActions
+from acktr_tf.distributions import make_actions
 from acktr_tf.environments import VectorEnvironment
 from acktr_tf.errors import RunError, UserError
+from acktr_tf.observations import Observations
 from acktr_tf.policy import ActorCritic
 from acktr_tf.run_directory import (
     BEST,
@@ -32,6 +32,7 @@ from acktr_tf.run_directory import (
     read_config,
     write_config,
 )
+from acktr_tf.spaces import describe_space, space_from_description
 
 Array = npt.NDArray[Any]
 
@@ -51,8 +52,6 @@ def export_policy(
     config: Config,
     directory: Path,
     extra: Mapping[str, Any],
-    *,
-    action_start: int = 0,
 ) -> None:
     """Writes a policy as a SavedModel; see `write_policy` and `replace_export`.
 
@@ -61,89 +60,73 @@ def export_policy(
       config: The settings that it was trained with.
       directory: Where to.
       extra: More entries for its `config.json`, such as the `step`.
-      action_start: What the environment calls the action of index 0: the `start` of
-        its `Discrete` space.
     """
     replace_export(
-        directory,
-        lambda target: write_policy(
-            policy, config, target, extra, action_start=action_start
-        ),
+        directory, lambda target: write_policy(policy, config, target, extra)
     )
 
 
 def write_policy(
-    policy: ActorCritic,
-    config: Config,
-    directory: Path,
-    extra: Mapping[str, Any],
-    *,
-    action_start: int = 0,
+    policy: ActorCritic, config: Config, directory: Path, extra: Mapping[str, Any]
 ) -> None:
     """Writes a SavedModel and its `config.json`, and checks them by loading them.
 
-    Signature `serving_default`: `observation` `[N, ...]` → `action` `[N]`, the mode of
-    the distribution; `value` `[N]`; and the distribution's parameters `[N, P]` under
-    their name. Signature `sample`: `observation` → `action` `[N]`, drawn; `value`.
+    Signature `serving_default`: `observation` `[N, ...]` → `action` `[N, ...]`, the
+    mode of the distribution; `value` `[N]`, in raw rewards; and the distribution's
+    parameters `[N, P]` under their name. Signature `sample`: `observation` → `action`,
+    drawn; `value`. An observation that consists of several arrays is as many inputs,
+    see `Observations.specs`.
 
     Args:
       policy: The policy.
       config: The settings that it was trained with.
       directory: Where to; not atomic, see `replace_export`.
       extra: More entries for `config.json`; numbers that are not finite become null.
-      action_start: What the environment calls the action of index 0.
 
     Raises:
       RunError: The loaded policy does not give what the policy gives.
     """
-    spec = policy.observation_spec
-    signature = tf.TensorSpec(spec.shape, spec.dtype, name="observation")
-    parameter_name = policy.actions.parameter_name
+    specs = policy.observations.specs
 
-    def serve(observation: tf.Tensor) -> dict[str, tf.Tensor]:
-        parameters, value = policy.forward(observation)
-        distribution = policy.evaluation(parameters, value).distribution
+    def serve(**inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+        parameters, value = policy.forward(policy.observations.encode_tensors(inputs))
+        mode = policy.actions.distribution(parameters).mode()
         return {
-            "action": distribution.mode() + action_start,
-            "value": value,
-            parameter_name: parameters,
+            "action": policy.actions.to_environment(mode),
+            "value": value * policy.value_scale.value,
+            policy.actions.parameter_name: parameters,
         }
 
-    def sample(observation: tf.Tensor) -> dict[str, tf.Tensor]:
-        distribution, value = policy.evaluate(observation)
+    def sample(**inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+        acted = policy.acted(policy.observations.encode_tensors(inputs), _fresh_key())
         return {
-            "action": distribution.sample(seed=_fresh_key()) + action_start,
-            "value": value,
+            "action": acted.environment_action,
+            "value": acted.value * policy.value_scale.value,
         }
 
     # Of plain variables: a Keras model in it would want Keras where it is loaded.
     module = tf.Module()
-    module.weights = [variable.value for variable in policy.network.variables]
+    module.weights = [variable.value for variable in policy.variables]
     with _without_chatter():
         tf.saved_model.save(
             module,
             str(directory),
             signatures={
-                "serving_default": tf.function(
-                    serve, autograph=False, input_signature=[signature]
-                ),
-                "sample": tf.function(
-                    sample, autograph=False, input_signature=[signature]
-                ),
+                name: tf.function(signature, autograph=False).get_concrete_function(
+                    **specs
+                )
+                for name, signature in [("serving_default", serve), ("sample", sample)]
             },
         )
     document = {
         **{name: _finite(value) for name, value in extra.items()},
-        "observation": {
-            "shape": spec.shape[1:].as_list(),
-            "dtype": spec.dtype.name,
-        },
-        "action": {"n": policy.actions.num_parameters, "start": action_start},
+        "observation": describe_space(policy.observations.raw_space),
+        "action": describe_space(policy.actions.space),
         "files": _checksums(directory),
     }
     # Where the run was kept says something of a machine, and nothing of the policy.
     write_config(directory, dataclasses.replace(config, run_dir=""), (), document)
-    _check_reload(policy, directory, action_start)
+    _check_reload(policy, directory)
 
 
 def replace_export(directory: Path, write: Callable[[Path], None]) -> None:
@@ -241,25 +224,20 @@ class LoadedPolicy:
         self.signatures = model.signatures
         self._model = model  # Holds the variables, which the signatures do not.
         self._serve = model.signatures["serving_default"]
-        self._dtype = tf.as_dtype(document["observation"]["dtype"])
-        self._action_start = int(document["action"]["start"])
-        actions = CategoricalActions(
-            gymnasium.spaces.Discrete(document["action"]["n"], start=self._action_start)
+        self._observations = Observations(
+            space_from_description(document["observation"])
+        )
+        actions = make_actions(
+            space_from_description(document["action"]),
+            squash=config.action_bounds == "squash",
         )
 
-        def draw(observation: tf.Tensor, key: tf.Tensor) -> tf.Tensor:
-            parameters = self._serve(observation=observation)[actions.parameter_name]
-            return actions.distribution(parameters).sample(seed=key)
+        def draw(key: tf.Tensor, inputs: dict[str, tf.Tensor]) -> tf.Tensor:
+            parameters = self._serve(**inputs)[actions.parameter_name]
+            action = actions.distribution(parameters).sample(seed=key)
+            return actions.to_environment(action)
 
-        shape = [None, *document["observation"]["shape"]]
-        self._draw = tf.function(
-            draw,
-            autograph=False,
-            input_signature=[
-                tf.TensorSpec(shape, self._dtype),
-                tf.TensorSpec([2], tf.int32),
-            ],
-        )
+        self._draw = tf.function(draw, autograph=False, reduce_retracing=True)
 
     @property
     def step(self) -> int | None:
@@ -267,33 +245,40 @@ class LoadedPolicy:
         return self.document.get("step")
 
     def greedy(self, observation: Array) -> Array:
-        """Indices `[N]`, from 0, of the most probable actions."""
-        outputs = self._serve(observation=self._tensor(observation))
-        return np.asarray(outputs["action"]) - self._action_start
+        """The most probable actions `[N, ...]`, as the environment takes them."""
+        return np.asarray(self._serve(**self._tensors(observation))["action"])
 
     def sample(self, observation: Array, key: npt.NDArray[np.int32]) -> Array:
-        """Indices `[N]`, from 0, of actions drawn with the random `key` `[2]`."""
-        return np.asarray(self._draw(self._tensor(observation), key))
+        """Actions `[N, ...]` drawn with the random `key` `[2]`."""
+        return np.asarray(self._draw(tf.constant(key), self._tensors(observation)))
 
     def check_fits(self, environments: VectorEnvironment) -> None:
         """Raises a `UserError` unless the policy can play in `environments`."""
-        space, actions = environments.observation_space, environments.action_space
-        # Networks take every float as float32.
-        dtype = "float32" if space.dtype.kind == "f" else space.dtype.name
-        plays = {
-            "observation": {"shape": list(space.shape), "dtype": dtype},
-            "action": {"n": int(actions.n), "start": int(actions.start)},
-        }
-        for what, found in plays.items():
-            if self.document[what] != found:
-                raise UserError(
-                    f"The policy, trained on {self.config.env}, cannot play "
-                    f"{environments.name}: its {what}s are {self.document[what]}, "
-                    f"those of the environment {found}."
-                )
+        mine, its = self._observations, environments.observations
+        # The bounds of an observation do not matter to the policy.
+        if [part[:2] for part in mine.parts] != [part[:2] for part in its.parts] or (
+            mine.specs != its.specs or mine.space.shape != its.space.shape
+        ):
+            self._refuse(environments, "observations", mine.raw_space, its.raw_space)
+        actions = space_from_description(self.document["action"])
+        if actions != environments.action_space:
+            self._refuse(environments, "actions", actions, environments.action_space)
 
-    def _tensor(self, observation: Array) -> tf.Tensor:
-        return tf.convert_to_tensor(observation, self._dtype)
+    def _refuse(
+        self, environments: VectorEnvironment, what: str, mine: Any, its: Any
+    ) -> NoReturn:
+        raise UserError(
+            f"The policy, trained on {self.config.env}, cannot play "
+            f"{environments.name}: its {what} are {' '.join(str(mine).split())}, those "
+            f"of the environment {' '.join(str(its).split())}."
+        )
+
+    def _tensors(self, observation: Array) -> dict[str, tf.Tensor]:
+        specs = self._observations.specs
+        return {
+            name: tf.convert_to_tensor(array, specs[name].dtype)
+            for name, array in self._observations.inputs(observation).items()
+        }
 
 
 def is_export(directory: Path) -> bool:
@@ -349,7 +334,7 @@ def _fresh_key() -> tf.Tensor:
     )
 
 
-def _check_reload(policy: ActorCritic, directory: Path, action_start: int) -> None:
+def _check_reload(policy: ActorCritic, directory: Path) -> None:
     spec = policy.observation_spec
     shape = [_CHECKED_ROWS, *spec.shape[1:]]
     random = np.random.default_rng(0)
@@ -358,16 +343,21 @@ def _check_reload(policy: ActorCritic, directory: Path, action_start: int) -> No
         values = random.integers(spec.dtype.min, spec.dtype.max, shape, endpoint=True)
     else:
         values = random.standard_normal(shape)
-    observation = tf.constant(values, spec.dtype)
-    loaded = tf.saved_model.load(str(directory))
-    outputs = loaded.signatures["serving_default"](observation=observation)
+    inputs = {
+        name: tf.constant(array, policy.observations.specs[name].dtype)
+        for name, array in policy.observations.inputs(values).items()
+    }
+    outputs = tf.saved_model.load(str(directory)).signatures["serving_default"](
+        **inputs
+    )
+    observation = policy.observations.encode_tensors(inputs)
     parameters, value = policy.forward(observation)
     found = outputs[policy.actions.parameter_name]
-    mode = policy.evaluation(found, outputs["value"]).distribution.mode()
+    mode = policy.actions.distribution(found).mode()
     agrees = (
         _close(found, parameters)
-        and _close(outputs["value"], value)
-        and np.array_equal(outputs["action"], mode + action_start)
+        and _close(outputs["value"], value * policy.value_scale.value)
+        and _close(outputs["action"], policy.actions.to_environment(mode))
     )
     if not agrees:
         raise RunError(

@@ -23,7 +23,7 @@ from acktr_tf.random_keys import KeyStream
 Array = npt.NDArray[Any]
 
 Act = Callable[[Array, npt.NDArray[np.int32]], Array]
-"""(observations `[B, ...]`, random key `[2]`) → indices of actions `[B]`."""
+"""(observations `[B, ...]`, random key `[2]`) → actions `[B, ...]`."""
 
 MAX_STEPS = 100_000
 """Longest game that is waited for; ALE cuts Atari games off at 27,000 agent steps."""
@@ -194,10 +194,10 @@ class Player(Protocol):
     """A policy that can play: networks, or what was exported of them."""
 
     def greedy(self, observation: Array) -> Array:
-        """Indices `[N]` of the most probable actions."""
+        """The most probable actions `[N, ...]`, as the environment takes them."""
 
     def sample(self, observation: Array, key: npt.NDArray[np.int32]) -> Array:
-        """Indices `[N]` of actions drawn with the random `key` `[2]`."""
+        """Actions `[N, ...]` drawn with the random `key` `[2]`."""
 
 
 def actor(player: Player, *, greedy: bool) -> Act:
@@ -218,19 +218,21 @@ class PolicyPlayer:
         self._policy = policy
 
         def mode(observation: tf.Tensor) -> tf.Tensor:
-            return policy.evaluate(observation).distribution.mode()
+            mode = policy.evaluate(observation).distribution.mode()
+            return policy.actions.to_environment(mode)
 
         self._mode = tf.function(
             mode, autograph=False, input_signature=[policy.observation_spec]
         )
 
     def greedy(self, observation: Array) -> Array:
-        """Indices `[N]` of the most probable actions."""
+        """The most probable actions `[N, ...]`, as the environment takes them."""
         return np.asarray(self._mode(self._tensor(observation)))
 
     def sample(self, observation: Array, key: npt.NDArray[np.int32]) -> Array:
-        """Indices `[N]` of actions drawn with the random `key` `[2]`."""
-        return np.asarray(self._policy.act(self._tensor(observation), key)[0])
+        """Actions `[N, ...]` drawn with the random `key` `[2]`."""
+        acted = self._policy.act(observation, key)
+        return np.asarray(acted.environment_action)
 
     def _tensor(self, observation: Array) -> tf.Tensor:
         return tf.convert_to_tensor(observation, self._policy.observation_spec.dtype)

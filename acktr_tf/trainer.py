@@ -8,7 +8,7 @@ alone, so a continued run makes those that the uninterrupted run would have made
 import collections
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from acktr_tf.metrics import ProgressBar, RunLog
 from acktr_tf.policy import ActorCritic
 from acktr_tf.rollout import Collector
 from acktr_tf.run_directory import BEST, CHECKPOINTS, EXPORT
+from acktr_tf.scales import Scales
 from acktr_tf.scoring import score_policy
 from acktr_tf.stopping import StopRequest
 from acktr_tf.types import Episode
@@ -39,6 +40,7 @@ _PHASES = {
     "share_gradients": ("gradients", "step"),
     "share_curvature": ("curvature",),
     "share_inverses": ("inverses",),
+    "share_critic": ("critic",),
 }
 
 
@@ -90,6 +92,7 @@ class _Run:
             config, environments.observation_space, environments.action_space
         )
         self._algorithm = make_algorithm(config, self._policy)
+        self._scales = Scales(config, self._policy)
         self._updates = 0
         self._episodes = 0
         self._skipped = 0
@@ -160,9 +163,11 @@ class _Run:
         last = self._updates + 1 == config.total_updates
         logged = evaluate or last or (self._updates + 1) % config.log_period == 0
         collected = self._collector.collect(self._step)
-        batch = make_batch(collected.rollout, config.discount, config.gae_lambda)
+        rollout = self._scales.scaled(collected.rollout)
+        batch = make_batch(rollout, config.discount, config.gae_lambda)
         metrics = self._algorithm.update(batch, self._updates, measure=logged)
         self._check_finite(metrics)
+        self._scales.update(rollout)
         self._updates += 1
         self._durations["acting"] += collected.acting_seconds
         self._durations["environments"] += collected.environment_seconds
@@ -230,6 +235,7 @@ class _Run:
             "steps_per_second": (self._step - step) / elapsed,
             "updates": self._updates,
             "seconds": self._seconds,
+            "reward_scale": self._scales.reward_scale,
             "memory": psutil.Process().memory_info().rss / 2**20,
         }
 
@@ -266,7 +272,6 @@ class _Run:
             self._config,
             directory,
             {"step": self._step, **about},
-            action_start=int(self._environments.action_space.start),
         )
 
     # Checkpoints ----------------------------------------------------------------
@@ -291,12 +296,11 @@ class _Run:
                 self._step,
                 {
                     **{f"environments/{name}": a for name, a in arrays.items()},
+                    **checkpoint.variables_to_arrays("policy", self._policy.variables),
                     **checkpoint.variables_to_arrays(
-                        "network", self._policy.network.variables
+                        "algorithm", self._algorithm.variables
                     ),
-                    **checkpoint.variables_to_arrays(
-                        "optimizer", self._algorithm.optimizer.variables
-                    ),
+                    **{f"scales/{n}": a for n, a in self._scales.arrays().items()},
                 },
                 state,
             ),
@@ -311,26 +315,19 @@ class _Run:
           What to act on next, where the logs stood, and what to tell the user.
         """
         saved = checkpoint.load(path)
+        checkpoint.assign_variables("policy", self._policy.variables, saved.arrays)
         checkpoint.assign_variables(
-            "network", self._policy.network.variables, saved.arrays
+            "algorithm", self._algorithm.variables, saved.arrays
         )
-        checkpoint.assign_variables(
-            "optimizer", self._algorithm.optimizer.variables, saved.arrays
-        )
+        self._scales.restore(_below("scales", saved.arrays))
         state = saved.state
         self._updates = state["updates"]
         self._episodes = state["episodes"]
         self._recent.extend(Episode(*episode) for episode in state["recent"])
         self._best = state["best"]
         self._seconds_before = state["seconds"]
-        prefix = "environments/"
-        positions = {
-            name.removeprefix(prefix): array
-            for name, array in saved.arrays.items()
-            if name.startswith(prefix)
-        }
         observation, restarted = self._environments.restore(
-            positions, state["environments"]
+            _below("environments", saved.arrays), state["environments"]
         )
         messages = [f"Continuing from step {saved.step}."]
         if restarted:
@@ -339,6 +336,16 @@ class _Run:
                 f"{self._config.num_envs} environments: their episodes start anew."
             )
         return observation, state["log"], messages
+
+
+def _below(prefix: str, arrays: Mapping[str, Array]) -> dict[str, Array]:
+    """The arrays whose names begin with `prefix/`, without it."""
+    prefix += "/"
+    return {
+        name.removeprefix(prefix): array
+        for name, array in arrays.items()
+        if name.startswith(prefix)
+    }
 
 
 def _describe(
@@ -350,7 +357,7 @@ def _describe(
     devices = tf.config.list_physical_devices("GPU") or tf.config.list_physical_devices(
         "CPU"
     )
-    observation = environments.observation_space
+    observation = environments.observations.space
     network = policy.network
     return [
         f"Device: {', '.join(device.name.split(':', 1)[1] for device in devices)}",

@@ -26,8 +26,8 @@ class Step(NamedTuple):
     """What `B` environments answer to `B` actions.
 
     Attributes:
-      observation: `[B, ...]`, what to act on next. Where an episode ended it is the
-        first observation of the next one.
+      observation: `[B, ...]`, what to act on next, encoded for networks. Where an
+        episode ended it is the first observation of the next one.
       reward: `[B]` float32, for learning (clipped where the settings ask for it).
       terminated: `[B]` bool, the state reached has no future: its value is zero.
       truncated: `[B]` bool, the episode was cut off (a time limit) in a state that does
@@ -49,8 +49,8 @@ class Rollout(NamedTuple):
     """`T` steps of `B` environments under one policy, time-major.
 
     Attributes:
-      observation: `[T, B, ...]`, as the environment gave them.
-      action: `[T, B, ...]`.
+      observation: `[T, B, ...]`, encoded for networks.
+      action: `[T, B, ...]`, to learn from.
       reward: `[T, B]` float32.
       terminated: `[T, B]` bool.
       truncated: `[T, B]` bool.

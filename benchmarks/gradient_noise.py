@@ -46,13 +46,14 @@ def main() -> None:
     policy = ActorCritic(
         config, environments.observation_space, environments.action_space
     )
-    optimizer = make_algorithm(config, policy).optimizer
+    algorithm = make_algorithm(config, policy)
+    optimizer = algorithm.optimizer
     saved = checkpoint.load(
         checkpoint.latest(arguments.run_dir / run_directory.CHECKPOINTS)
     )
     for name, variables in [
-        ("network", policy.network.variables),
-        ("optimizer", optimizer.variables),
+        ("policy", policy.variables),
+        ("algorithm", algorithm.variables),
     ]:
         checkpoint.assign_variables(name, variables, saved.arrays)
     collector = Collector(

@@ -58,6 +58,7 @@ HEADINGS = {
     "agent": "Agent",
     "learning": "Learning",
     "acktr": "ACKTR (`--algorithm=acktr`)",
+    "critic": "Critic of its own (`--critic=separate`)",
     "a2c": "A2C (`--algorithm=a2c`)",
     "run": "Run",
 }

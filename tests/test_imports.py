@@ -13,10 +13,14 @@ PACKAGE = Path(__file__).resolve().parents[1] / "acktr_tf"
 # From the foundations to the commands. A file imports from its own layer and from those
 # above it in this table; a folder is one entry. A new file gets its place here.
 LAYERS = {
-    "foundations": "errors types config random_keys backend stopping",
+    "foundations": (
+        "errors types config random_keys backend stopping spaces observations"
+    ),
     "parts": "environments networks distributions returns kfac",
     "agent": "policy losses",
-    "work": "rollout algorithms metrics checkpoint run_directory saved_model scoring",
+    "work": (
+        "rollout scales algorithms metrics checkpoint run_directory saved_model scoring"
+    ),
     "trainer": "trainer",
     "commands": "flagfiles flags command launch evaluate export",
 }

@@ -236,7 +236,8 @@ def test_effective_settings_are_grouped_aligned_and_marked():
     headings = [line for line in lines[1:] if not line.startswith(" ")]
     assert headings == ["environment", "agent", "learning", "acktr", "run"]
     rows = [line for line in lines[1:] if line.startswith(" ")]
-    used = [name for name, row in settings().items() if row[0].group != "a2c"]
+    unused = ("a2c", "critic")
+    used = [name for name, row in settings().items() if row[0].group not in unused]
     assert [line[4:].split()[0] for line in rows] == used
     column = 4 + max(len(name) for name in settings()) + 2
     assert all(line[column - 2 : column] == "  " for line in rows)
@@ -253,6 +254,9 @@ def test_settings_without_effect_are_shown_only_if_they_were_changed():
     heading, row = text.splitlines()[text.splitlines().index("a2c") - 2 :][:2]
     assert heading == "acktr (without effect on a2c)"
     assert row.split() == ["*", "damping", "0.5"]
+    assert "critic_damping" in launch.effective_settings(Config(critic="separate"))
+    text = launch.effective_settings(Config(algorithm="a2c", critic="separate"))
+    assert "critic_damping" not in text
 
 
 # Backend ----------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from gymnasium.spaces import Box
 
 from acktr_tf.config import CONV_INITIALIZERS, Config
 from acktr_tf.errors import UserError
-from acktr_tf.networks import ZeroMeanOrthogonal, make_network
+from acktr_tf.networks import PolicyOutputs, ZeroMeanOrthogonal, make_network
 
 FRAMES = Box(0, 255, (4, 84, 84), np.uint8)
 SMALL_FRAMES = Box(0, 255, (2, 40, 52), np.uint8)
@@ -22,7 +22,7 @@ VECTOR = Box(-np.inf, np.inf, (5,), np.float32)
 def network(
     space: gymnasium.spaces.Box, num_parameters: int = 3, **settings: object
 ) -> keras.Model:
-    return make_network(Config(**settings), space, num_parameters)
+    return make_network(Config(**settings), space, PolicyOutputs(num_parameters))
 
 
 def as_matrix(layer: keras.layers.Layer) -> npt.NDArray[np.float64]:

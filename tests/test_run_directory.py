@@ -33,7 +33,7 @@ def save_policy(run_dir, config, step, seed=None):
         environments.action_space,
     )
     environments.close()
-    arrays = checkpoint.variables_to_arrays("network", policy.network.variables)
+    arrays = checkpoint.variables_to_arrays("policy", policy.variables)
     arrays["optimizer/0000/iteration"] = np.zeros(1)
     checkpoint.save(
         run_dir / run_directory.CHECKPOINTS, checkpoint.Checkpoint(step, arrays, {}), 9
@@ -211,11 +211,7 @@ def test_the_newest_checkpoint_is_restored_or_the_one_that_is_named(tmp_path):
         (tmp_path / "checkpoints" / "000000000010", 10),
     ]:
         restored = run_directory.restored_policy(tmp_path, path)
-        assert (restored.step, restored.config, restored.action_start) == (
-            step,
-            CONFIG,
-            0,
-        )
+        assert (restored.step, restored.config) == (step, CONFIG)
         assert restored.path.name == f"{step:012d}"
         expected = policies[step].forward(observation)
         found = restored.policy.forward(observation)

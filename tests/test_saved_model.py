@@ -13,6 +13,7 @@ from acktr_tf import saved_model
 from acktr_tf.config import Config
 from acktr_tf.environments import make_vector_env
 from acktr_tf.errors import RunError, UserError
+from acktr_tf.evaluate import play
 from acktr_tf.policy import ActorCritic
 from acktr_tf.saved_model import (
     export_policy,
@@ -185,7 +186,7 @@ def test_sample_draws_anew_in_each_call_and_each_process(policy, tmp_path):
 def test_actions_are_in_the_numbering_of_the_environment(tmp_path):
     config = Config(env="Numbered-v0", hidden_size=8)
     policy = make_policy(config)
-    export_policy(policy, config, tmp_path / "model", {}, action_start=5)
+    export_policy(policy, config, tmp_path / "model", {})
     batch = observations(policy, 50)
     indices = np.argmax(policy.forward(batch)[0], axis=1)
     assert len(set(indices)) > 1
@@ -194,12 +195,110 @@ def test_actions_are_in_the_numbering_of_the_environment(tmp_path):
     np.testing.assert_array_equal(served["action"], indices + 5)
     drawn = loaded.signatures["sample"](observation=tf.constant(batch))["action"]
     assert set(drawn.numpy()) == {5, 6, 7}
-    # To play with, they are indices, and observations may be of another float type.
-    np.testing.assert_array_equal(loaded.greedy(batch.astype(np.float64)), indices)
+    # To play with, observations may be of another float type.
+    np.testing.assert_array_equal(loaded.greedy(batch.astype(np.float64)), indices + 5)
     key = np.array([1, 2], np.int32)
-    assert set(loaded.sample(batch.astype(np.float64), key)) == {0, 1, 2}
+    assert set(loaded.sample(batch.astype(np.float64), key)) == {5, 6, 7}
     environments = make_vector_env(config, num_envs=2)
     loaded.check_fits(environments)
+
+
+class Robot(gymnasium.Env):
+    """Observes a key, a switch and an arm; moves two joints by one of some steps."""
+
+    observation_space = gymnasium.spaces.Dict(
+        {
+            "key": gymnasium.spaces.Discrete(3, start=1),
+            "body": gymnasium.spaces.Dict(
+                {
+                    "arm": gymnasium.spaces.Box(-9, 9, (2, 2), np.float64),
+                    "self": gymnasium.spaces.MultiBinary(2),
+                }
+            ),
+        }
+    )
+    action_space = gymnasium.spaces.MultiDiscrete([3, 4], start=[-1, 0])
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.observation_space.seed(int(self.np_random.integers(2**31)))
+        self._left = 4
+        return self.observation_space.sample(), {}
+
+    def step(self, action):
+        assert self.action_space.contains(action)
+        self._left -= 1
+        reward = float(action[0])
+        return self.observation_space.sample(), reward, self._left == 0, False, {}
+
+
+if "Robot-v0" not in gymnasium.registry:
+    gymnasium.register("Robot-v0", Robot)
+
+
+def test_an_observation_of_several_parts_is_as_many_inputs(tmp_path):
+    config = Config(env="Robot-v0", hidden_size=8, normalize_observations=True)
+    policy = make_policy(config)
+    policy.normalize(np.linspace(-1, 1, 9), np.linspace(1, 2, 9))
+    export_policy(policy, config, tmp_path / "model", {})
+    space = gymnasium.vector.utils.batch_space(Robot.observation_space, 50)
+    space.seed(0)
+    raw = space.sample()
+    inputs = {
+        "key": tf.constant(raw["key"]),
+        "body_arm": tf.constant(raw["body"]["arm"], tf.float32),
+        "body_self": tf.constant(raw["body"]["self"]),
+    }
+    model = tf.saved_model.load(str(tmp_path / "model"))
+    served = model.signatures["serving_default"](**inputs)
+    encoded = policy.observations.encode(raw)
+    parameters, value = policy.forward(tf.constant(encoded))
+    np.testing.assert_allclose(served["logits"], parameters, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(served["value"], value, rtol=1e-4, atol=1e-5)
+    best = [np.argmax(part, axis=1) for part in np.split(parameters, [3], axis=1)]
+    np.testing.assert_array_equal(served["action"], np.stack(best, axis=1) - [1, 0])
+    # Loaded, it plays in environments that give the parts as one vector.
+    loaded = load_policy(tmp_path / "model")
+    np.testing.assert_array_equal(loaded.greedy(encoded), served["action"])
+    scores = play(loaded, greedy=False, games=6, num_envs=2, seed=0, max_steps=9)
+    assert len(scores.returns) == 6
+
+
+@pytest.mark.parametrize("bounds", ["clip", "squash"])
+def test_a_policy_of_continuous_actions_has_its_scales_within(tmp_path, bounds):
+    config = Config(
+        env="Pendulum-v1",
+        hidden_size=8,
+        normalize_observations=True,
+        normalize_rewards=True,
+        action_bounds=bounds,
+    )
+    policy = make_policy(config)
+    policy.network.get_layer("policy_free").bias.assign([0.3])
+    head = policy.network.get_layer("policy")
+    head.kernel.assign(30.0 * head.kernel)
+    policy.normalize([0.1, -0.2, 0.5], [0.7, 0.8, 3.0])
+    policy.value_scale.assign(40.0)
+    export_policy(policy, config, tmp_path / "model", {})
+    raw = observations(policy, 60) * 3.0
+    inputs = np.clip((raw - [0.1, -0.2, 0.5]) / [0.7, 0.8, 3.0], -10, 10)
+    parameters, value = policy.network(inputs.astype(np.float32))
+    mean = parameters.numpy()[:, :1]
+    assert np.abs(mean).max() > 1.0
+    expected = 2.0 * (np.tanh(mean) if bounds == "squash" else np.clip(mean, -1, 1))
+    served = tf.saved_model.load(str(tmp_path / "model")).signatures["serving_default"](
+        observation=tf.constant(raw)
+    )
+    np.testing.assert_allclose(served["action"], expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(served["value"], 40.0 * value[:, 0], rtol=1e-4)
+    np.testing.assert_allclose(
+        served["mean_and_log_std"], parameters, rtol=1e-4, atol=1e-5
+    )
+    loaded = load_policy(tmp_path / "model")
+    drawn = loaded.sample(np.repeat(raw[:1], 2000, axis=0), np.array([1, 2], np.int32))
+    assert np.abs(drawn).max() <= 2.0
+    acted = policy.act(np.repeat(raw[:1], 2000, axis=0), np.array([1, 2], np.int32))
+    np.testing.assert_allclose(drawn, acted.environment_action, rtol=1e-3, atol=1e-4)
 
 
 def test_a_deterministic_process_exports(tmp_path):
@@ -257,7 +356,7 @@ def test_another_environment_must_fit(env, exported):
 def test_other_actions_do_not_fit(model):
     path = model / "config.json"
     document = json.loads(path.read_text())
-    document["action"] = {"n": 2, "start": 1}
+    document["action"] = {"type": "Discrete", "n": 2, "start": 1}
     path.write_text(json.dumps(document))
     environments = make_vector_env(CARTPOLE, num_envs=1)
     with pytest.raises(UserError, match="its actions are"):

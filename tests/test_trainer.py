@@ -11,11 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from acktr_tf import checkpoint, trainer
+from acktr_tf.algorithms import Algorithm
 from acktr_tf.config import Config
 from acktr_tf.environments.gym import GymEnvironment
 from acktr_tf.errors import RunError, UserError
+from acktr_tf.rollout import Collector
 from acktr_tf.stopping import StopRequest
 
 COMMAND = ["python", "-m", "acktr_tf.launch"]
@@ -110,7 +113,7 @@ def test_run_leaves_every_file_of_the_run_directory(tmp_path, algorithm):
 
 
 def test_shares_of_time_are_shares(tmp_path):
-    trainer.train(tiny(tmp_path / "run"), COMMAND)
+    trainer.train(tiny(tmp_path / "run", critic="separate"), COMMAND)
     with (tmp_path / "run" / "progress.csv").open() as file:
         for row in csv.DictReader(file):
             shares = [float(v) for k, v in row.items() if k.startswith("share_")]
@@ -118,19 +121,96 @@ def test_shares_of_time_are_shares(tmp_path):
             assert all(share > 0 for share in shares)
 
 
-@pytest.mark.parametrize("algorithm", ["acktr", "a2c"])
-def test_continued_run_equals_uninterrupted_one(tmp_path, monkeypatch, algorithm):
+CONTINUOUS = {
+    "env": "Pendulum-v1",
+    "normalize_observations": True,
+    "normalize_rewards": True,
+    "critic": "separate",
+    "critic_updates": 2,
+}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"algorithm": "acktr"},
+        {"algorithm": "a2c"},
+        CONTINUOUS,
+        {**CONTINUOUS, "action_bounds": "squash", "vectorization": "async"},
+    ],
+)
+def test_continued_run_equals_uninterrupted_one(tmp_path, monkeypatch, changes):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    trainer.train(tiny(whole, algorithm=algorithm), COMMAND)
+    trainer.train(tiny(whole, **changes), COMMAND)
 
     with monkeypatch.context() as patch:
         stop_after(patch, 5)
-        assert trainer.train(tiny(parts, algorithm=algorithm), COMMAND) == 143
+        assert trainer.train(tiny(parts, **changes), COMMAND) == 143
     assert final_state(parts).keys() == final_state(whole).keys()
     assert checkpoint.latest(parts / "checkpoints").name == f"{5 * 32:012d}"
-    assert trainer.train(tiny(parts, algorithm=algorithm), COMMAND) == 0
+    assert trainer.train(tiny(parts, **changes), COMMAND) == 0
 
     assert_same_run(whole, parts)
+
+
+def test_scales_are_those_of_what_was_seen(tmp_path, monkeypatch):
+    """Observations of all rollouts, and rewards by the returns that they add up to."""
+    rollouts = []
+    collect = Collector.collect
+
+    def watched(self, step):
+        collected = collect(self, step)
+        rollouts.append([np.array(array) for array in collected.rollout])
+        return collected
+
+    monkeypatch.setattr(Collector, "collect", watched)
+    config = tiny(tmp_path / "run", **CONTINUOUS, discount=0.9)
+    trainer.train(config, COMMAND)
+
+    observations = np.concatenate([rollout[0] for rollout in rollouts])
+    observations = observations.reshape(-1, 3).astype(np.float64)
+    state = final_state(tmp_path / "run")
+    by_name = {name.rsplit("/", 1)[-1]: array for name, array in state.items()}
+    np.testing.assert_allclose(
+        by_name["observation_mean"], observations.mean(axis=0), rtol=1e-5
+    )
+    np.testing.assert_allclose(
+        by_name["observation_deviation"], observations.std(axis=0), rtol=1e-5
+    )
+    rewards = np.concatenate([rollout[2] for rollout in rollouts])
+    ended = np.concatenate([rollout[3] | rollout[4] for rollout in rollouts])
+    returns, running = [], np.zeros(4)
+    for reward, end in zip(rewards, ended, strict=True):
+        running = 0.9 * running + reward
+        returns.append(running)
+        running = np.where(end, 0.0, running)
+    np.testing.assert_allclose(by_name["value_scale"], np.std(returns), rtol=1e-5)
+    last = rows(tmp_path / "run" / "progress.csv")[-1]
+    assert float(last["reward_scale"]) == pytest.approx(np.std(returns), rel=1e-5)
+
+
+def test_learning_is_from_scaled_rewards_and_normalized_observations(
+    tmp_path, monkeypatch
+):
+    seen = []
+    update = Algorithm.update
+
+    def watched(self, batch, index, measure):
+        deviation = float(self._policy.value_scale.value)
+        inputs = self._policy.network_inputs(tf.constant(batch.observation))
+        seen.append((batch.target, deviation, inputs.numpy()))
+        return update(self, batch, index, measure)
+
+    monkeypatch.setattr(Algorithm, "update", watched)
+    trainer.train(tiny(tmp_path / "run", **CONTINUOUS, discount=0.0), COMMAND)
+    for target, deviation, inputs in seen[2:]:
+        # Pendulum's rewards go down to -16.3; without a future they are the targets.
+        assert target.max() <= 0.0
+        assert np.abs(target).max() < 16.3 / deviation * 1.01
+        assert deviation > 1.5
+        assert np.abs(inputs).max() <= 10.0
+    inputs = np.concatenate([inputs for _, _, inputs in seen[4:]])
+    np.testing.assert_allclose(inputs.std(axis=0), 1.0, atol=0.4)
 
 
 def test_lines_after_the_last_checkpoint_are_not_repeated(tmp_path, monkeypatch):

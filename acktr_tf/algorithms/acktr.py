@@ -1,13 +1,19 @@
-"""ACKTR: actor-critic using Kronecker-factored trust region (Wu et al. 2017)."""
+"""ACKTR: actor-critic using Kronecker-factored trust region (Wu et al. 2017).
 
+The value is learnt in one step with the policy here; `separate_acktr` gives it an
+optimizer of its own.
+"""
+
+import keras
 import tensorflow as tf
 
 from acktr_tf.algorithms import schedules
 from acktr_tf.algorithms.base import Algorithm, PhaseClock
 from acktr_tf.config import Config
+from acktr_tf.errors import UserError
 from acktr_tf.kfac import KFAC, CurvatureTape
 from acktr_tf.losses import policy_kl, sampled_log_likelihood
-from acktr_tf.policy import ActorCritic
+from acktr_tf.policy import ActorCritic, Evaluation
 
 
 class ACKTR(Algorithm):
@@ -15,12 +21,25 @@ class ACKTR(Algorithm):
 
     The Fisher matrix is that of the joint distribution of action and value, so the
     trunk that policy and value share has one block a layer (Wu et al. 2017, 3.1).
+
+    Raises:
+      UserError: The learning rate is to be adapted, and to follow a schedule.
     """
 
     optimizer: KFAC
-    _measured_names = ("predicted_kl",)
+    _measured_names: tuple[str, ...] = ("predicted_kl",)
 
     def __init__(self, config: Config, policy: ActorCritic) -> None:
+        if (
+            config.kl_target > 0
+            and config.kl_adaptation == "learning_rate"
+            and config.learning_rate_schedule != "constant"
+        ):
+            raise UserError(
+                "kl_adaptation=learning_rate needs learning_rate_schedule=constant: "
+                "only one of them can decide the learning rate. Received: "
+                f"learning_rate_schedule={config.learning_rate_schedule}"
+            )
         self._kl_target_schedule = schedules.kl_target(config)
         super().__init__(config, policy)
 
@@ -36,8 +55,17 @@ class ACKTR(Algorithm):
             inverse_update_period=config.inverse_update_period,
             conv_positions=config.conv_positions,
         )
-        optimizer.attach(self._policy.network)
+        optimizer.attach(self._curved_network)
         return optimizer
+
+    @property
+    def _curved_network(self) -> keras.Model:
+        """The network whose Fisher matrix is taken."""
+        return self._policy.network
+
+    def _log_likelihood(self, evaluation: Evaluation, key: tf.Tensor) -> tf.Tensor:
+        """The log-likelihood `[N]` of sampled outputs of that network."""
+        return sampled_log_likelihood(evaluation, key)
 
     def _update_curvature(
         self, observation: tf.Tensor, key: tf.Tensor, clock: PhaseClock
@@ -48,7 +76,7 @@ class ACKTR(Algorithm):
             rows = self._sample(keys[0], observation)
             with CurvatureTape(self.optimizer.layers) as tape:
                 evaluation = self._policy.evaluate(rows)
-                log_likelihood = sampled_log_likelihood(evaluation, keys[1])
+                log_likelihood = self._log_likelihood(evaluation, keys[1])
             self.optimizer.update_factors(tape, log_likelihood)
             return tf.constant(True)
 
@@ -76,7 +104,11 @@ class ACKTR(Algorithm):
             self._sample(key, batch) for batch in (observation, parameters, value)
         )
         old, new = self._policy.evaluation(*outputs), self._policy.evaluate(rows)
-        self.optimizer.adapt_radius(policy_kl(old, new), self._kl_target())
+        adapt = {
+            "radius": self.optimizer.adapt_radius,
+            "learning_rate": self.optimizer.adapt_learning_rate,
+        }[self._config.kl_adaptation]
+        adapt(policy_kl(old, new), self._kl_target())
 
     def _kl_target(self) -> tf.Tensor:
         """The exact KL that the step taken last should have had."""

@@ -55,7 +55,7 @@ class Algorithm(abc.ABC):
       policy: What learns.
 
     Attributes:
-      optimizer: Its variables are the algorithm's state.
+      optimizer: That of the loss.
     """
 
     def __init__(self, config: Config, policy: ActorCritic) -> None:
@@ -65,13 +65,13 @@ class Algorithm(abc.ABC):
         self._entropy_cost = schedules.entropy_cost(config)
         self.optimizer = self._make_optimizer()
         rows = config.batch_size
-        observation = policy.observation_spec
+        observation, action = policy.observation_spec, policy.actions.spec
         self.compiled_update = tf.function(
             self._update,
             autograph=False,
             input_signature=[
                 tf.TensorSpec([rows, *observation.shape[1:]], observation.dtype),
-                tf.TensorSpec([rows], tf.int32),
+                tf.TensorSpec([rows, *action.shape], action.dtype),
                 tf.TensorSpec([rows], tf.float32),
                 tf.TensorSpec([rows], tf.float32),
                 tf.TensorSpec([2], tf.int32),
@@ -82,6 +82,16 @@ class Algorithm(abc.ABC):
     @abc.abstractmethod
     def _make_optimizer(self) -> keras.optimizers.Optimizer:
         """The optimizer, built."""
+
+    @property
+    def variables(self) -> list[keras.Variable]:
+        """The algorithm's state."""
+        return list(self.optimizer.variables)
+
+    @property
+    def _trained_variables(self) -> list[keras.Variable]:
+        """What the optimizer steps."""
+        return list(self._policy.network.trainable_variables)
 
     def _update_curvature(  # noqa: B027 (plain gradients need nothing)
         self, observation: tf.Tensor, key: tf.Tensor, clock: PhaseClock
@@ -102,6 +112,22 @@ class Algorithm(abc.ABC):
           parameters: `[N, P]`, those of the policy on it before the step.
           value: `[N]`, the value of it before the step.
           key: `[2]`, the update's random key.
+        """
+
+    def _update_critic(  # noqa: B027 (a joint loss has taught the value already)
+        self,
+        observation: tf.Tensor,
+        target: tf.Tensor,
+        finite: tf.Tensor,
+        clock: PhaseClock,
+    ) -> None:
+        """Teaches a value that the loss' optimizer does not step.
+
+        Args:
+          observation: `[N, ...]`, the batch.
+          target: `[N]`, what the value regresses on.
+          finite: Whether the losses and gradients were; nothing may be learnt if not.
+          clock: Times it.
         """
 
     def _measure_step(self) -> dict[str, tf.Tensor]:
@@ -141,7 +167,7 @@ class Algorithm(abc.ABC):
     ) -> dict[str, tf.Tensor]:
         clock = PhaseClock()
         self._update_curvature(observation, key, clock)
-        variables = self._policy.network.trainable_variables
+        variables = self._trained_variables
         entropy_cost = self._entropy_cost(self.optimizer.iterations.value)
 
         def gradients_of_loss() -> Any:
@@ -171,6 +197,7 @@ class Algorithm(abc.ABC):
             return tf.constant(True)
 
         clock.phase("step", lambda: tf.cond(finite, step, lambda: tf.constant(False)))
+        self._update_critic(observation, target, finite, clock)
         old = self._policy.evaluation(parameters, value)
 
         def measured() -> dict[str, tf.Tensor]:

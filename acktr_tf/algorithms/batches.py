@@ -14,7 +14,7 @@ class Batch(NamedTuple):
 
     Attributes:
       observation: `[N, ...]`.
-      action: `[N]`.
+      action: `[N, ...]`.
       advantage: `[N]` float32.
       target: `[N]` float32, what the value regresses on.
     """

@@ -20,6 +20,22 @@ def learning_rate(
     return _linear(config.learning_rate, config)
 
 
+def critic_learning_rate(
+    config: Config,
+) -> float | keras.optimizers.schedules.LearningRateSchedule:
+    """The separate critic's learning rate as a function of the number of its steps.
+
+    "linear" goes from `critic_learning_rate` at the first to zero after the last.
+    """
+    if config.learning_rate_schedule == "constant":
+        return config.critic_learning_rate
+    return keras.optimizers.schedules.PolynomialDecay(
+        config.critic_learning_rate,
+        config.total_updates * config.critic_updates,
+        end_learning_rate=0.0,
+    )
+
+
 def entropy_cost(config: Config) -> Callable[[tf.Tensor], tf.Tensor]:
     """The weight of the entropy as a function of the number of updates.
 

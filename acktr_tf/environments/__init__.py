@@ -1,5 +1,7 @@
 """The one door to simulators."""
 
+import re
+
 from acktr_tf.config import Config, closest
 from acktr_tf.environments.atari import AtariEnvironment, find_game, game_names
 from acktr_tf.environments.base import EpisodeSeeds, VectorEnvironment, training_seeds
@@ -61,17 +63,18 @@ def make_vector_env(
             threads=config.env_threads,
             render=render,
         )
-    if "/" not in config.env and "-v" not in config.env:
+    if not re.search(r"/|:|-v", config.env):
         # A plain word can only have been meant as a game.
         raise UserError(
             f"Unknown environment `{config.env}`.{closest(config.env, game_names())} "
-            "Accepted: an Atari game (pong, ALE/Pong-v5, PongNoFrameskip-v4) or a "
-            "Gymnasium id (CartPole-v1)."
+            "Accepted: an Atari game (pong, ALE/Pong-v5, PongNoFrameskip-v4), a "
+            "Gymnasium id (CartPole-v1), or one with its module (my.module:Name-v0)."
         )
     return GymEnvironment(
         config.env,
         num_envs,
         episode_seeds,
         render_mode="rgb_array" if render else None,
+        vectorization=config.vectorization,
         reseed_steps=reseed_steps,
     )

@@ -8,10 +8,9 @@ that needs it; rewards and lives are left raw there and treated here.
 
 import re
 import warnings
-from typing import Any, cast
+from typing import Any
 
 import ale_py
-import gymnasium
 import numpy as np
 import numpy.typing as npt
 from ale_py import roms, vector_env
@@ -120,8 +119,6 @@ class AtariEnvironment(VectorEnvironment):
       UserError: The game's ROM is missing or damaged.
     """
 
-    action_space: gymnasium.spaces.Discrete
-
     def __init__(
         self,
         game: str,
@@ -171,8 +168,8 @@ class AtariEnvironment(VectorEnvironment):
         super().__init__(
             game,
             num_envs,
-            cast(gymnasium.spaces.Box, self._emulator.single_observation_space),
-            cast(gymnasium.spaces.Discrete, self._emulator.single_action_space),
+            self._emulator.single_observation_space,
+            self._emulator.single_action_space,
             episode_seeds,
             reseed_steps,
         )

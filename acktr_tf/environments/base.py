@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from acktr_tf.environments import checks
+from acktr_tf.observations import Observations
 from acktr_tf.types import Episode, Step
 
 Array = npt.NDArray[Any]
@@ -45,27 +46,32 @@ class VectorEnvironment(abc.ABC):
     Args:
       name: What the user called the environment, for messages.
       num_envs: `B`.
-      observation_space: Of one environment.
+      observation_space: Of one environment, as the simulator has it. Everything here
+        that returns observations returns them encoded; see `Observations.encode`.
       action_space: Of one environment.
       episode_seeds: The reset seed of each episode that is given one.
       reseed_steps: Steps of an environment after which the next episode is given a
         seed; those before continue the simulator's own generator. 0 seeds every
         episode. A seed costs time (ALE loads the game anew, as long as 200 steps);
         none for long makes restoring slow.
+
+    Raises:
+      UserError: The observation space is not supported.
     """
 
     def __init__(
         self,
         name: str,
         num_envs: int,
-        observation_space: gymnasium.spaces.Box,
-        action_space: gymnasium.spaces.Discrete,
+        observation_space: gymnasium.Space[Any],
+        action_space: gymnasium.Space[Any],
         episode_seeds: EpisodeSeeds,
         reseed_steps: int = 0,
     ) -> None:
         self.name = name
         self.num_envs = num_envs
         self.observation_space = observation_space
+        self.observations = Observations(observation_space)
         self.action_space = action_space
         self.episode_seeds = episode_seeds
         self._reseed_steps = reseed_steps
@@ -75,7 +81,9 @@ class VectorEnvironment(abc.ABC):
         self._returns = np.zeros(num_envs, np.float64)
         self._lengths = np.zeros(num_envs, np.int64)
         self._seeded_index = np.zeros(num_envs, np.int64)
-        self._actions: list[list[int]] = [[] for _ in range(num_envs)]
+        # Actions of all environments, of which each needs its last `_ages`.
+        self._actions: list[Array] = []
+        self._ages = np.zeros(num_envs, np.int64)
         self._observation: Array | None = None
 
     # What a simulator provides --------------------------------------------------
@@ -92,7 +100,10 @@ class VectorEnvironment(abc.ABC):
 
     @abc.abstractmethod
     def _step_all(self, actions: Array) -> tuple[Array, Array, Array, Array]:
-        """One step: observation, raw reward, terminated and truncated, `[B, ...]`."""
+        """One step: observation, raw reward, terminated and truncated, `[B, ...]`.
+
+        The observation must not be aliased by later calls.
+        """
 
     def _learning_reward(self, reward: Array) -> Array:
         """The reward to learn from, given the raw one."""
@@ -120,7 +131,7 @@ class VectorEnvironment(abc.ABC):
         """Steps every environment and resets those whose episode ended.
 
         Args:
-          actions: `[B]`, the index of one action an environment, from 0.
+          actions: `[B, ...]`, one of the action space for each environment.
 
         Raises:
           RunError: The simulator died, or returned something that is not a finite
@@ -132,15 +143,14 @@ class VectorEnvironment(abc.ABC):
             self.name,
             self._steps,
             self.num_envs,
-            self.observation_space,
+            self.observations.space,
             observation,
             reward,
         )
         self._steps += 1
         self._returns += reward
         self._lengths += 1
-        for history, action in zip(self._actions, actions.tolist(), strict=True):
-            history.append(action)
+        self._remember(actions)
         # An episode that ends in a terminal state at its time limit has no future.
         truncated = truncated & ~terminated
         learning_terminated = self._learning_terminated(terminated) & ~truncated
@@ -154,7 +164,7 @@ class VectorEnvironment(abc.ABC):
             if truncated.any():
                 final_observation = observation.copy()
             self._episode_index[ended] += 1
-            due = [len(history) >= self._reseed_steps for history in self._actions]
+            due = self._ages >= self._reseed_steps
             observation = self._begin(ended, seeded=due)
         self._observation = observation
         return Step(
@@ -178,7 +188,7 @@ class VectorEnvironment(abc.ABC):
         for i in np.flatnonzero(mask & seeded):
             seeds[i] = self.episode_seeds(int(i), int(self._episode_index[i]))
             self._seeded_index[i] = self._episode_index[i]
-            self._actions[i] = []
+            self._ages[i] = 0
         self._returns[mask] = 0.0
         self._lengths[mask] = 0
         with checks.simulator_faults(self.name, self._steps):
@@ -187,21 +197,31 @@ class VectorEnvironment(abc.ABC):
             self.name,
             self._steps,
             self.num_envs,
-            self.observation_space,
+            self.observations.space,
             self._observation,
         )
         return self._observation
+
+    def _remember(self, actions: Array) -> None:
+        """Adds what was done, and forgets what was done before all seeds."""
+        self._actions.append(np.array(actions))
+        self._ages += 1
+        if len(self._actions) > 2 * self._ages.max() + 1000:
+            del self._actions[: -self._ages.max() or None]
 
     # Saving and restoring -------------------------------------------------------
     def position(self) -> tuple[dict[str, Array], dict[str, Any]]:
         """Where every environment is: arrays, and values that JSON can hold."""
         if self._observation is None:
             raise ValueError("Call `reset` before `position`.")
+        actions = np.array(self._actions)
+        if len(actions):
+            actions = np.concatenate(
+                [actions[len(actions) - age :, i] for i, age in enumerate(self._ages)]
+            )
         arrays: dict[str, Array] = {
-            "actions": np.array(
-                [a for history in self._actions for a in history], np.int32
-            ),
-            "ages": np.array([len(history) for history in self._actions], np.int64),
+            "actions": actions,
+            "ages": self._ages.copy(),
             "seeded_index": self._seeded_index.copy(),
             "observation": self._observation.copy(),
             **self._progress(),
@@ -238,15 +258,17 @@ class VectorEnvironment(abc.ABC):
         self._steps = values["steps"]
         self._episode_index = arrays["seeded_index"].copy()
         observation = self._begin(np.ones(self.num_envs, np.bool_), seeded=True)
+        self._actions = []
         for t in range(longest):
             joining = ages == longest - t
             if t and joining.any():
                 self._episode_index[joining] = arrays["seeded_index"][joining]
                 self._begin(joining, seeded=True)
-            actions = np.zeros(self.num_envs, np.int64)
+            # What idles does something that was done before.
+            actions = np.repeat(arrays["actions"][:1], self.num_envs, axis=0)
             for i in np.flatnonzero(ages >= longest - t):
                 actions[i] = histories[i][t - (longest - ages[i])]
-                self._actions[i].append(int(actions[i]))
+            self._remember(actions)
             with checks.simulator_faults(self.name, self._steps):
                 observation, reward, terminated, truncated = self._step_all(actions)
             self._returns += reward

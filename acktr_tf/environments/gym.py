@@ -1,4 +1,4 @@
-"""Any Gymnasium environment, vectorised in one process."""
+"""Any Gymnasium environment, vectorised in one process or in many."""
 
 import re
 from typing import Any
@@ -21,10 +21,12 @@ class GymEnvironment(VectorEnvironment):
     """`num_envs` copies of a Gymnasium environment.
 
     Args:
-      env_id: Gymnasium's id, for example `CartPole-v1`.
+      env_id: Gymnasium's id, for example `CartPole-v1`; with a module before it,
+        `package.module:Name-v0`, that is imported first.
       num_envs: `B`.
       episode_seeds: The reset seed of each episode.
       render_mode: Gymnasium's render mode, or None.
+      vectorization: "sync" for one process, "async" for one an environment.
       reseed_steps: See `VectorEnvironment`.
 
     Raises:
@@ -39,6 +41,7 @@ class GymEnvironment(VectorEnvironment):
         episode_seeds: EpisodeSeeds,
         render_mode: str | None = None,
         *,
+        vectorization: str = "sync",
         reseed_steps: int = 0,
     ) -> None:
         # An environment that cannot be rendered need not know the argument.
@@ -47,7 +50,7 @@ class GymEnvironment(VectorEnvironment):
             self._vector: Any = gymnasium.make_vec(
                 env_id,
                 num_envs,
-                vectorization_mode="sync",
+                vectorization_mode=vectorization,
                 vector_kwargs={
                     "autoreset_mode": gymnasium.vector.AutoresetMode.DISABLED
                 },
@@ -63,28 +66,18 @@ class GymEnvironment(VectorEnvironment):
                 f"The environment `{env_id}` cannot be made: "
                 f"{type(error).__name__}: {' '.join(str(error).split())}"
             ) from error
-        observation_space = self._vector.single_observation_space
-        action_space = self._vector.single_action_space
-        if not isinstance(observation_space, gymnasium.spaces.Box):
-            self._vector.close()
-            raise UserError(
-                f"The observation space of `{env_id}` is not supported. Received: "
-                f"{' '.join(str(observation_space).split())}. Accepted: Box."
+        try:
+            super().__init__(
+                env_id,
+                num_envs,
+                self._vector.single_observation_space,
+                self._vector.single_action_space,
+                episode_seeds,
+                reseed_steps,
             )
-        if not isinstance(action_space, gymnasium.spaces.Discrete):
+        except UserError:
             self._vector.close()
-            raise UserError(
-                f"The action space of `{env_id}` is not supported. Received: "
-                f"{' '.join(str(action_space).split())}. Accepted: Discrete."
-            )
-        super().__init__(
-            env_id,
-            num_envs,
-            observation_space,
-            action_space,
-            episode_seeds,
-            reseed_steps,
-        )
+            raise
 
     def _reset_some(self, mask: npt.NDArray[np.bool_], seeds: Array) -> Array:
         by_environment: list[int | None] = [None] * self.num_envs
@@ -93,13 +86,11 @@ class GymEnvironment(VectorEnvironment):
         observation, _ = self._vector.reset(
             seed=by_environment, options={"reset_mask": mask}
         )
-        return np.asarray(observation)
+        return self.observations.encode(observation)
 
     def _step_all(self, actions: Array) -> tuple[Array, Array, Array, Array]:
-        observation, reward, terminated, truncated, _ = self._vector.step(
-            actions + self.action_space.start
-        )
-        return observation, reward, terminated, truncated
+        observation, reward, terminated, truncated, _ = self._vector.step(actions)
+        return self.observations.encode(observation), reward, terminated, truncated
 
     def render(self) -> list[Array]:
         """The current picture of every environment, `[H, W, 3]` uint8 each."""

@@ -9,6 +9,7 @@ if keras.config.backend() != "tensorflow":
     )
 
 from acktr_tf.kfac.capture import CurvatureTape
+from acktr_tf.kfac.layers import Bias
 from acktr_tf.kfac.optimizer import KFAC
 
-__all__ = ["KFAC", "CurvatureTape"]
+__all__ = ["KFAC", "Bias", "CurvatureTape"]

@@ -13,7 +13,13 @@ import keras
 import tensorflow as tf
 
 from acktr_tf.kfac.capture import Captured
-from acktr_tf.kfac.factors import Factors, conv2d_factors, dense_factors
+from acktr_tf.kfac.factors import (
+    Factors,
+    bias_factors,
+    conv2d_factors,
+    dense_factors,
+)
+from acktr_tf.kfac.layers import Bias
 from acktr_tf.kfac.linalg import damped_inverse, pi_correction
 
 AddVariable = Callable[..., keras.Variable]
@@ -23,18 +29,20 @@ class KroneckerBlock(abc.ABC):
     """Running factors of one layer, their inverses, and products with them.
 
     Args:
-      layer: A built layer with a kernel and, perhaps, a bias.
+      layer: A built layer with a kernel or a bias or both.
       add_variable: Makes a variable of the optimizer, as
         `keras.optimizers.Optimizer.add_variable` does.
     """
 
     def __init__(self, layer: keras.layers.Layer, add_variable: AddVariable) -> None:
         self.layer = layer
-        self._variables = [layer.kernel] + ([layer.bias] if layer.use_bias else [])
-        *inputs, outputs = layer.kernel.shape
-        self._kernel_shape = layer.kernel.shape
-        self.num_inputs = _product(inputs) + bool(layer.use_bias)
-        self.num_outputs = outputs
+        kernel = getattr(layer, "kernel", None)
+        bias = layer.bias if getattr(layer, "use_bias", True) else None
+        self._variables = [v for v in (kernel, bias) if v is not None]
+        self._shapes = [tuple(v.shape) for v in self._variables]
+        self.num_outputs = self._shapes[0][-1]
+        self._rows = [_product(shape) // self.num_outputs for shape in self._shapes]
+        self.num_inputs = sum(self._rows)
 
         def square(size: int, name: str, initializer: str = "zeros") -> keras.Variable:
             return add_variable(
@@ -55,7 +63,7 @@ class KroneckerBlock(abc.ABC):
 
     @property
     def variables(self) -> list[keras.Variable]:
-        """The layer's weights that the block stands for: kernel and, if any, bias."""
+        """The layer's weights that the block stands for: kernel, then bias."""
         return list(self._variables)
 
     @abc.abstractmethod
@@ -129,16 +137,17 @@ class KroneckerBlock(abc.ABC):
 
     def to_matrix(self, tensors: Sequence[tf.Tensor]) -> tf.Tensor:
         """Kernel and bias, or their gradients, as the block's matrix `[n, m]`."""
-        kernel = tf.reshape(tensors[0], [-1, self.num_outputs])
-        if len(self._variables) == 1:
-            return kernel
-        return tf.concat([kernel, tensors[1][tf.newaxis]], axis=0)
+        return tf.concat(
+            [tf.reshape(tensor, [-1, self.num_outputs]) for tensor in tensors], axis=0
+        )
 
     def from_matrix(self, matrix: tf.Tensor) -> list[tf.Tensor]:
         """The reverse of `to_matrix`."""
-        if len(self._variables) == 1:
-            return [tf.reshape(matrix, self._kernel_shape)]
-        return [tf.reshape(matrix[:-1], self._kernel_shape), matrix[-1]]
+        parts = tf.split(matrix, self._rows, axis=0)
+        return [
+            tf.reshape(part, shape)
+            for part, shape in zip(parts, self._shapes, strict=True)
+        ]
 
     def multiply_inverse(self, matrix: tf.Tensor) -> tf.Tensor:
         """The inverse block times `matrix` `[n, m]`: A⁻¹ V G⁻¹. Equation (10)."""
@@ -167,6 +176,14 @@ class DenseBlock(KroneckerBlock):
                 f"[N, in]. Received: shape={captured.inputs.shape}"
             )
         return dense_factors(captured.inputs, gradients, self.layer.use_bias)
+
+
+class BiasBlock(KroneckerBlock):
+    """The block of a `Bias`, which is exact."""
+
+    def batch_factors(self, captured: Captured, gradients: tf.Tensor) -> Factors:
+        """See `factors.bias_factors`."""
+        return bias_factors(gradients)
 
 
 class Conv2DBlock(KroneckerBlock):
@@ -217,8 +234,8 @@ def make_blocks(
     missing = [v.path for v in model.trainable_variables if id(v) not in covered]
     if missing:
         raise ValueError(
-            "KFAC supports weights that are the kernel or the bias of a Dense or a "
-            f"Conv2D layer. Received: {', '.join(missing)}"
+            "KFAC supports weights that are the kernel or the bias of a Dense, a "
+            f"Conv2D or a Bias layer. Received: {', '.join(missing)}"
         )
     return blocks
 
@@ -234,6 +251,8 @@ def _make_block(
     # Exactly these types: a subclass may compute something else.
     if type(layer) is keras.layers.Dense:
         return DenseBlock(layer, add_variable)
+    if type(layer) is Bias:
+        return BiasBlock(layer, add_variable)
     if type(layer) is keras.layers.Conv2D:
         if layer.groups == 1 and layer.data_format == "channels_last":
             return Conv2DBlock(layer, add_variable, conv_positions)
@@ -244,7 +263,7 @@ def _make_block(
         )
     raise ValueError(
         f"Layer `{layer.name}` of type {type(layer).__name__} has trainable weights "
-        "but is of a kind that KFAC does not support. Supported: Dense, Conv2D. "
+        "but is of a kind that KFAC does not support. Supported: Dense, Conv2D, Bias. "
         "Set `trainable = False` on it to train the others."
     )
 

@@ -46,6 +46,23 @@ def dense_factors(inputs: tf.Tensor, gradients: tf.Tensor, use_bias: bool) -> Fa
     )
 
 
+def bias_factors(gradients: tf.Tensor) -> Factors:
+    """Factors of a layer that has a bias and no inputs.
+
+    A dense layer with ā = 1: A = [1] and G = E[g gᵀ], so that A ⊗ G is the Fisher
+    matrix of the bias itself and nothing is approximated but the expectation.
+
+    Args:
+      gradients: `[N, out]`, one example's log-likelihood each.
+
+    Returns:
+      A `[1, 1]` and G `[out, out]`.
+    """
+    batch = tf.cast(tf.shape(gradients)[0], gradients.dtype)
+    a = tf.ones([1, 1], gradients.dtype)
+    return Factors(a, _second_moment(gradients) / batch)
+
+
 def conv2d_factors(
     inputs: tf.Tensor,
     gradients: tf.Tensor,

@@ -350,6 +350,28 @@ class KFAC(keras.optimizers.Optimizer):
         factor = adapted_factor(self._radius_factor.value, kl, target, binding)
         self._radius_factor.assign(factor)
 
+    def adapt_learning_rate(self, kl: tf.Tensor, target: float | tf.Tensor) -> None:
+        """Moves the learning rate towards where steps have the KL divergence wanted.
+
+        As the released code of Wu et al. 2017 does on MuJoCo: by 1.5 a step, to at most
+        1. Call this after a step with its exact KL; see `adapted_factor`.
+
+        Args:
+          kl: Exact KL of the step taken last, scalar, in nats.
+          target: The KL wanted, a number or scalar, in nats.
+
+        Raises:
+          ValueError: The learning rate is a schedule.
+        """
+        if not isinstance(self._learning_rate, keras.Variable):
+            raise ValueError(
+                "`adapt_learning_rate` needs a learning rate that is a number. "
+                f"Received: learning_rate={self._learning_rate!r}"
+            )
+        rate = self._learning_rate
+        factor = adapted_factor(tf.ones_like(rate.value), kl, target, change=1.5)
+        rate.assign(tf.clip_by_value(rate.value * factor, 1e-8, 1.0))
+
     # Diagnostics ----------------------------------------------------------------
     def predicted_kl(self) -> tf.Tensor:
         """Predicted KL ½vᵀFv of the step applied last, undamped F, in nats. Eq. (12).

@@ -39,15 +39,19 @@ def predicted_kl(squared_norm: tf.Tensor) -> tf.Tensor:
 
 
 def adapted_factor(
-    factor: tf.Tensor, kl: tf.Tensor, target: float | tf.Tensor, binding: tf.Tensor
+    factor: tf.Tensor,
+    kl: tf.Tensor,
+    target: float | tf.Tensor,
+    binding: bool | tf.Tensor = True,
+    change: float = ADAPTATION,
 ) -> tf.Tensor:
     """The next factor on the radius, given the exact KL of a step. Equation (14).
 
         c ← c / w  if KL > 2 KL*,   c w  if KL < KL* / 2 and the radius bound,   else c
 
     The rule by which the released code of Wu et al. 2017 adapts its learning rate on
-    MuJoCo (there w = 1.5), on the radius instead and in smaller steps: momentum shows
-    the effect of a change only after some updates.
+    MuJoCo (there w = 1.5). For a radius the changes are smaller: momentum shows the
+    effect of one only after some updates.
 
     Args:
       factor: c, scalar.
@@ -55,12 +59,13 @@ def adapted_factor(
         large.
       target: KL*, in nats.
       binding: Whether the radius bounded that step; if not, a larger one is of no use.
+      change: w.
 
     Returns:
       Scalar between 1e-4 and 1e4.
     """
     too_large = tf.logical_not(kl <= 2.0 * target)
     too_small = (kl < 0.5 * target) & binding
-    factor = tf.where(too_large, factor / ADAPTATION, factor)
-    factor = tf.where(too_small, factor * ADAPTATION, factor)
+    factor = tf.where(too_large, factor / change, factor)
+    factor = tf.where(too_small, factor * change, factor)
     return tf.clip_by_value(factor, 1e-4, 1e4)

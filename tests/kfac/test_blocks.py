@@ -308,7 +308,7 @@ def attach(*layers: keras.layers.Layer, shape: tuple[int, ...]) -> KFAC:
         (
             keras.layers.Dense(2, activation=keras.layers.PReLU(), name="learnt"),
             (3,),
-            r"kernel or the bias of a Dense or a Conv2D layer. Received: .*alpha",
+            r"of a Dense, a Conv2D or a Bias layer. Received: .*alpha",
         ),
     ],
     ids=["kind", "subclass", "groups", "dtype", "activation"],

@@ -31,7 +31,7 @@ MUTATIONS = [
     Mutation(
         "targets are the most likely actions, not sampled ones",
         "losses.py",
-        "evaluation.distribution.sample(seed=action_key)",
+        "evaluation.distribution.sample(seed=key)",
         "evaluation.distribution.mode()",
         "tests/test_sampled_log_likelihood.py",
     ),
@@ -174,8 +174,8 @@ MUTATIONS = [
     Mutation(
         "the radius is adapted the wrong way",
         "kfac/trust_region.py",
-        "too_large, factor / ADAPTATION",
-        "too_large, factor * ADAPTATION",
+        "too_large, factor / change",
+        "too_large, factor * change",
         "tests/kfac/test_trust_region.py",
     ),
     Mutation(
@@ -210,8 +210,8 @@ MUTATIONS = [
     Mutation(
         "the bias is the first row",
         "kfac/blocks.py",
-        "matrix[:-1], self._kernel_shape), matrix[-1]",
-        "matrix[1:], self._kernel_shape), matrix[0]",
+        "parts = tf.split(matrix, self._rows, axis=0)",
+        "parts = tf.split(matrix[::-1], self._rows, axis=0)",
         "tests/kfac/test_blocks.py",
     ),
     Mutation(

@@ -232,6 +232,31 @@ def test_the_radius_grows_only_after_the_first_steps_and_where_it_binds():
     assert float(free.radius) == 1.0
 
 
+@pytest.mark.parametrize(
+    ("kl", "factor"),
+    [(0.021, 1 / 1.5), (0.019, 1.0), (0.0051, 1.0), (0.0049, 1.5), (np.nan, 1 / 1.5)],
+)
+def test_the_learning_rate_is_adapted_to_the_exact_kl(kl, factor):
+    optimizer = KFAC(learning_rate=0.03)
+    optimizer.adapt_learning_rate(tf.constant(kl, tf.float32), 0.01)
+    np.testing.assert_allclose(optimizer.learning_rate, 0.03 * factor, rtol=1e-5)
+
+
+def test_an_adapted_learning_rate_has_bounds():
+    optimizer = KFAC(learning_rate=0.03)
+    for kl, bound in [(0.0, 1.0), (1.0, 1e-8)]:
+        for _ in range(60):
+            optimizer.adapt_learning_rate(tf.constant(kl), 0.01)
+        np.testing.assert_allclose(optimizer.learning_rate, bound, rtol=1e-5)
+
+
+def test_a_scheduled_learning_rate_cannot_be_adapted():
+    schedule = keras.optimizers.schedules.PolynomialDecay(0.1, 10)
+    optimizer = KFAC(learning_rate=schedule)
+    with pytest.raises(ValueError, match="learning rate that is a number"):
+        optimizer.adapt_learning_rate(tf.constant(0.1), 0.01)
+
+
 def test_there_is_no_radius_without_a_trust_region():
     optimizer, _ = attached(kl_radius=None)
     with pytest.raises(ValueError, match=r"Received: kl_radius=None"):
