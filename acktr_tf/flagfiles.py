@@ -29,7 +29,7 @@ class Argument(NamedTuple):
 
 
 def preset_directories() -> list[Path]:
-    """Where the package's own flag files may be, in the order of the lookup."""
+    """Where the package's own files may be, in the order of the lookup."""
     installed = [
         sysconfig.get_path("data", scheme)
         for scheme in (
@@ -43,11 +43,11 @@ def preset_directories() -> list[Path]:
     ]
 
 
-def presets() -> list[Path]:
-    """The package's own flag files, one of each name."""
+def presets(suffix: str = SUFFIX) -> list[Path]:
+    """The package's own files whose names end in `suffix`, one of each name."""
     found: dict[str, Path] = {}
     for directory in preset_directories():
-        for path in sorted(directory.glob(f"*{SUFFIX}")):
+        for path in sorted(directory.glob(f"*{suffix}")):
             found.setdefault(path.name, path)
     return [found[name] for name in sorted(found)]
 
@@ -55,10 +55,8 @@ def presets() -> list[Path]:
 def find(name: str, origin: str = "") -> Path:
     """The file that `--flagfile=name` means.
 
-    It is looked up in the working directory, then among the package's own.
-
     Args:
-      name: As given; `~` stands for the home directory.
+      name: As given; see `find_preset`.
       origin: ` (file, line n)` where it was given, for messages.
 
     Raises:
@@ -66,13 +64,30 @@ def find(name: str, origin: str = "") -> Path:
     """
     if not name:
         raise UserError(f"`--flagfile` needs a name: --flagfile=atari.flags.{origin}")
+    return find_preset(name, SUFFIX, "Flag file", origin)
+
+
+def find_preset(name: str, suffix: str, what: str, origin: str = "") -> Path:
+    """A file of the user's, or else of the package's.
+
+    It is looked up in the working directory, then among the package's own.
+
+    Args:
+      name: Not empty; `~` stands for the home directory.
+      suffix: Ending of the names of such files, for messages.
+      what: What such a file is, for messages: `Flag file`.
+      origin: ` (file, line n)` where it was given, for messages.
+
+    Raises:
+      UserError: No such file, or it is a directory.
+    """
     expanded = os.path.expanduser(name)
     # `/` drops the directory where the name is absolute.
     candidates = [Path.cwd() / expanded]
     candidates += [directory / expanded for directory in preset_directories()]
     for path in dict.fromkeys(candidates):
         if os.path.isdir(path):
-            raise UserError(f"Flag file `{name}` is a directory: {path}.{origin}")
+            raise UserError(f"{what} `{name}` is a directory: {path}.{origin}")
         if os.path.exists(path):
             return path
     places = dict.fromkeys(
@@ -81,8 +96,8 @@ def find(name: str, origin: str = "") -> Path:
         if index == 0 or path.parent.is_dir()
     )
     raise UserError(
-        f"Flag file `{name}` is not found. Looked in: {', '.join(places)}."
-        f"{_similar(name)}{origin}"
+        f"{what} `{name}` is not found. Looked in: {', '.join(places)}."
+        f"{_similar(name, suffix)}{origin}"
     )
 
 
@@ -178,14 +193,14 @@ def _check_line(text: str, origin: str) -> None:
         raise UserError(f"`--flagfile` needs a name: --flagfile=atari.flags.{origin}")
 
 
-def _similar(name: str) -> str:
-    """The package's flag files most like `name`, or all of them if none is."""
-    names = [path.name for path in presets()]
+def _similar(name: str, suffix: str) -> str:
+    """The package's files most like `name`, or all of them if none is."""
+    names = [path.name for path in presets(suffix)]
     if not names:
         return ""
     # Compared without the suffix, which would make all names alike.
-    stems = {name.removesuffix(SUFFIX): name for name in names}
-    stem = os.path.basename(name).removesuffix(SUFFIX)
+    stems = {name.removesuffix(suffix): name for name in names}
+    stem = os.path.basename(name).removesuffix(suffix)
     matches = difflib.get_close_matches(stem, stems, n=3, cutoff=0.6)
     if matches:
         return f" Did you mean {', '.join(stems[match] for match in matches)}?"

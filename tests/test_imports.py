@@ -22,7 +22,9 @@ LAYERS = {
         "rollout scales algorithms metrics checkpoint run_directory saved_model scoring"
     ),
     "trainer": "trainer",
-    "commands": "flagfiles flags command launch evaluate export",
+    "commands": (
+        "flagfiles flags command launch evaluate export suites jobs report benchmark"
+    ),
 }
 LAYER_OF = {
     unit: number

@@ -16,6 +16,11 @@ import acktr_tf
 REPOSITORY = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text("utf-8"))["project"]
 CONSTRAINTS = (REPOSITORY / "constraints.txt").read_text("utf-8")
+PRESETS = [
+    path
+    for suffix in ("flags", "suite")
+    for path in (REPOSITORY / "launch").glob(f"*.{suffix}")
+]
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +51,7 @@ def wheel(tmp_path_factory):
     return zipfile.ZipFile(path)
 
 
-def test_the_wheel_owns_one_name_and_puts_flag_files_under_share(wheel):
+def test_the_wheel_owns_one_name_and_puts_presets_under_share(wheel):
     stem = f"acktr_tf-{PROJECT['version']}"
     shared = f"{stem}.data/data/share/acktr_tf/launch/"
     expected = {
@@ -54,16 +59,17 @@ def test_the_wheel_owns_one_name_and_puts_flag_files_under_share(wheel):
         for path in (REPOSITORY / "acktr_tf").rglob("*.py")
     }
     expected |= {"acktr_tf/py.typed"}
-    expected |= {shared + path.name for path in (REPOSITORY / "launch").glob("*.flags")}
+    expected |= {shared + path.name for path in PRESETS}
     metadata = f"{stem}.dist-info/"
     held = {name for name in wheel.namelist() if not name.startswith(metadata)}
     assert held == expected
     assert metadata + "licenses/LICENSE" in wheel.namelist()
 
 
-def test_a_flag_file_arrives_unchanged(wheel):
+def test_presets_arrive_unchanged(wheel):
     shared = f"acktr_tf-{PROJECT['version']}.data/data/share/acktr_tf/launch/"
-    for path in (REPOSITORY / "launch").glob("*.flags"):
+    assert {path.suffix for path in PRESETS} == {".flags", ".suite"}
+    for path in PRESETS:
         assert wheel.read(shared + path.name) == path.read_bytes()
 
 

@@ -1,0 +1,299 @@
+"""Command: train and score algorithms on a suite of tasks, over several seeds.
+
+python -m acktr_tf.benchmark --suite=mujoco8 --seeds=5 --jobs=2
+"""
+
+import json
+import shlex
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from absl.flags import FlagValues
+
+from acktr_tf.command import run_command
+from acktr_tf.config import Config, Setting, differences, settings
+from acktr_tf.errors import UserError
+from acktr_tf.flagfiles import presets
+from acktr_tf.flags import define, define_settings, parse, read_config
+from acktr_tf.jobs import (
+    FINISHED,
+    OUTCOME,
+    Job,
+    Outcome,
+    alone,
+    cores,
+    lacks_scores,
+    read_outcome,
+    run_jobs,
+)
+from acktr_tf.stopping import StopRequest
+from acktr_tf.suites import SUFFIX, Suite, find_suite, read_suite
+
+PROGRAM = "acktr_tf.benchmark"
+SUMMARY = (
+    "Trains each algorithm of a suite on each of its tasks with several seeds, scores "
+    "the policies, and writes a report. Given the directory of a benchmark that was "
+    "stopped, continues it."
+)
+
+_GROUP = "benchmark"
+_LARGEST_SEED = 2**31 - 1
+_CONFIG_FILE = "config.json"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; see `acktr_tf.command.run_command` for the exit status.
+
+    It is 1, too, if a run crashed, and 130 or 143 if a signal stopped the benchmark.
+
+    Args:
+      argv: Command line without the program; None takes that of the process.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    command = shlex.join(["python", "-m", PROGRAM, *arguments])
+    return run_command(
+        PROGRAM,
+        SUMMARY,
+        define_flags,
+        lambda values: benchmark(values, command),
+        arguments,
+    )
+
+
+def define_flags(values: FlagValues) -> None:
+    """Defines the flags of the command."""
+    known = ", ".join(path.name.removesuffix(SUFFIX) for path in presets(SUFFIX))
+    define(
+        values,
+        "suite",
+        "",
+        Setting(
+            _GROUP,
+            f"Suite file, looked up like a flag file; {SUFFIX} may be left out. The "
+            f"package has {known or 'none'}.",
+        ),
+    )
+    define(
+        values, "seeds", 5, Setting(_GROUP, "Seeds of each task and algorithm.", low=1)
+    )
+    define(
+        values,
+        "first_seed",
+        0,
+        Setting(_GROUP, "The first of them.", low=0, high=_LARGEST_SEED),
+    )
+    define(
+        values,
+        "jobs",
+        0,
+        Setting(
+            _GROUP,
+            "Runs at the same time, which share the cores; 0 for as many as there are "
+            "cores.",
+            low=0,
+        ),
+    )
+    define(
+        values,
+        "directory",
+        "",
+        Setting(_GROUP, "Where all is kept; empty takes runs/benchmark-<suite>."),
+    )
+    define(
+        values,
+        "games",
+        100,
+        Setting(
+            _GROUP,
+            "Whole games of the evaluation of each final policy; 0 for none.",
+            unit="games",
+            low=0,
+        ),
+    )
+    define(
+        values,
+        "report",
+        False,
+        Setting(_GROUP, "Run nothing; write the report from what is there."),
+    )
+
+
+def benchmark(values: FlagValues, command: str) -> int:
+    """Does what the flags say.
+
+    Args:
+      values: The flags.
+      command: What the user typed.
+    """
+    if not values.suite:
+        raise UserError("--suite must be given: --suite=<name or file>.")
+    suite = read_suite(find_suite(values.suite))
+    directory = Path(values.directory or f"runs/benchmark-{suite.name}").expanduser()
+    seeds = range(values.first_seed, values.first_seed + values.seeds)
+    if values.report:
+        if not directory.is_dir():
+            raise UserError(f"There is no benchmark in {directory}.")
+        check_settings(all_jobs(suite, directory, ()))
+        _report(suite, directory, ())
+        print(f"The report is {directory / 'report.md'}.")
+        return 0
+    with alone(directory):
+        check_settings(all_jobs(suite, directory, seeds))
+        jobs = make_jobs(suite, directory, seeds)
+        at_once = values.jobs or cores()
+        return _run(suite, directory, jobs, at_once, values.games, command)
+
+
+def _run(
+    suite: Suite,
+    directory: Path,
+    jobs: Sequence[Job],
+    at_once: int,
+    games: int,
+    command: str,
+) -> int:
+    from acktr_tf.report import read_run
+
+    seeds = sorted({job.seed for job in jobs})
+    left = [job for job in jobs if not _is_through(job, games)]
+    through = len(jobs) - len(left)
+    failed = False
+
+    def ended(job: Job, problem: str) -> None:
+        nonlocal through, failed
+        through += 1
+        failed |= bool(problem)
+        run = read_run(job)
+        texts = [problem] if problem else []
+        if run.status == FINISHED:
+            score = f"{run.last_100_mean:.1f}" if run.counts else "no episode ended"
+            texts.insert(0, f"{score} ({run.seconds:.0f} s)")
+        print(f"[{through}/{len(jobs)}] {job.name}: {', '.join(texts)}", flush=True)
+        _report(suite, directory, seeds)
+
+    with StopRequest() as stop:
+        run_jobs(left, at_once=at_once, games=games, stop=stop, ended=ended)
+        _report(suite, directory, seeds)
+    if stop.signal is not None:
+        finished = sum(_is_through(job, games) for job in jobs)
+        print(
+            f"Stopped: {finished} of {len(jobs)} runs are finished. To continue: "
+            f"{command}",
+            file=sys.stderr,
+        )
+        return stop.exit_status
+    print(f"The report is {directory / 'report.md'}.", file=sys.stderr)
+    return int(failed)
+
+
+# The runs ---------------------------------------------------------------------------
+def make_jobs(suite: Suite, directory: Path, seeds: Iterable[int]) -> list[Job]:
+    """The runs of a benchmark in the order in which they are started.
+
+    All tasks and algorithms come with one seed before they come with the next, so that
+    a benchmark that is stopped is fair to all.
+    """
+    return [
+        Job(
+            task,
+            algorithm,
+            seed,
+            directory / task / algorithm / str(seed),
+            [*algorithm_flags, *suite.flags, *task_flags],
+        )
+        for seed in seeds
+        for task, task_flags in suite.tasks.items()
+        for algorithm, algorithm_flags in suite.algorithms.items()
+    ]
+
+
+def all_jobs(suite: Suite, directory: Path, seeds: Iterable[int]) -> list[Job]:
+    """The runs with `seeds`, and those with other seeds that the directory has."""
+    jobs = make_jobs(suite, directory, seeds)
+    given = {job.seed for job in jobs}
+    for job in make_jobs(suite, directory, [0]):
+        for path in job.directory.parent.glob(f"*/{OUTCOME}"):
+            name = path.parent.name
+            if name.isdecimal() and str(int(name)) == name and int(name) not in given:
+                jobs.append(job._replace(seed=int(name), directory=path.parent))
+    return jobs
+
+
+def _is_through(job: Job, games: int) -> bool:
+    outcome = read_outcome(job.directory)
+    finished = outcome is not None and outcome.status == FINISHED
+    return finished and not lacks_scores(job, games)
+
+
+def _report(suite: Suite, directory: Path, seeds: Iterable[int]) -> None:
+    # Imports NumPy, so only here: --help and a wrong flag answer at once.
+    from acktr_tf.report import read_run, write_report
+
+    tasks, algorithms = list(suite.tasks), list(suite.algorithms)
+    jobs = sorted(
+        all_jobs(suite, directory, seeds),
+        key=lambda job: (
+            tasks.index(job.task),
+            algorithms.index(job.algorithm),
+            job.seed,
+        ),
+    )
+    write_report(directory, suite, [read_run(job) for job in jobs])
+
+
+# Settings ---------------------------------------------------------------------------
+def check_settings(jobs: Iterable[Job]) -> None:
+    """Refuses flags that cannot be, and runs that were started with other settings.
+
+    Raises:
+      UserError: Of the first such run; nothing was changed.
+    """
+    for job in jobs:
+        try:
+            config = _config(job)
+        except UserError as error:
+            raise UserError(f"{job.task}, {job.algorithm}: {error}") from error
+        if changed := _changes(job, config):
+            raise UserError(
+                f"{job.name} was run with other settings: {'; '.join(changed)}. Give "
+                f"the suite its flags of then, give another --directory, or delete "
+                f"{job.directory} to run it anew."
+            )
+
+
+def _config(job: Job) -> Config:
+    values = FlagValues()  # type: ignore[no-untyped-call]
+    define_settings(values)
+    parse(values, job.arguments)
+    return read_config(values)
+
+
+def _changes(job: Job, config: Config) -> list[str]:
+    """In what a run differs from what its job asks for."""
+    path = job.run_dir / _CONFIG_FILE
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        recorded = document["settings"]
+        known = {name: recorded[name] for name in settings() if name in recorded}
+        # Of a setting that has gone since, nothing can be said.
+        return differences(Config.from_dict(known), config)
+    except FileNotFoundError:
+        outcome = read_outcome(job.directory)
+        if outcome is None or outcome.status != FINISHED:
+            return []  # It never began: there is nothing to be continued.
+        return _changed_flags(job, outcome)
+    except (OSError, KeyError, TypeError, ValueError, UserError) as error:
+        raise UserError(f"{path} is damaged, or of another version: {error}") from error
+
+
+def _changed_flags(job: Job, outcome: Outcome) -> list[str]:
+    """In what the command of a finished run differs, where its settings are lost."""
+    own = ("--seed=", "--run_dir=", "--noprogress_bar")
+    before = [flag for flag in outcome.command[3:] if not flag.startswith(own)]
+    gone = [f"started with {flag}" for flag in before if flag not in job.flags]
+    return gone + [f"now {flag}" for flag in job.flags if flag not in before]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
