@@ -171,6 +171,16 @@ def variables_to_arrays(
     }
 
 
+def below(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The arrays whose names begin with `prefix/`, without it."""
+    prefix += "/"
+    return {
+        name.removeprefix(prefix): array
+        for name, array in arrays.items()
+        if name.startswith(prefix)
+    }
+
+
 def assign_variables(
     prefix: str,
     variables: Sequence["keras.Variable"],

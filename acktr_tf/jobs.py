@@ -10,7 +10,6 @@ The directory of a run has in it
 
 import collections
 import contextlib
-import fcntl
 import json
 import os
 import signal
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from acktr_tf.errors import RunError, UserError
+from acktr_tf.locks import lock
 from acktr_tf.stopping import STOP_SIGNALS, StopRequest
 
 RUN = "run"
@@ -197,7 +197,7 @@ def alone(directory: Path) -> Iterator[None]:
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        descriptor = _lock(directory)
+        descriptor = lock(directory)
     except OSError as error:
         raise UserError(
             f"{directory} must be a directory that can be written. "
@@ -221,24 +221,10 @@ def is_held(run_dir: Path) -> bool:
     """
     if not run_dir.is_dir():
         return False
-    descriptor = _lock(run_dir)
+    descriptor = lock(run_dir)
     if descriptor is not None:
         os.close(descriptor)
     return descriptor is None
-
-
-def _lock(directory: Path) -> int | None:
-    """The descriptor that locks a directory; None if another process has locked it."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        return None
-    except OSError:
-        # A file system without locks: nothing to hold.
-        pass
-    return descriptor
 
 
 # Processes --------------------------------------------------------------------------

@@ -119,6 +119,15 @@ class Observations:
             for part in self.parts
         }
 
+    def alike(self, other: "Observations") -> bool:
+        """Whether a policy of these takes the others, too: bounds do not matter."""
+
+        def arrays(observations: Observations) -> list[Any]:
+            specs = observations.specs  # In the order in which they are encoded.
+            return [(p.name, specs[p.name], p.kinds) for p in observations.parts]
+
+        return arrays(self) == arrays(other)
+
     def encode(self, observation: Any) -> Array:
         """What networks are given of `B` observations of a vector environment.
 

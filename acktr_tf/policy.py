@@ -146,13 +146,14 @@ class ActorCritic:
 
     def act(self, observation: npt.ArrayLike, key: npt.ArrayLike) -> Acted:
         """Draws actions for `[N, ...]` with the random `key` `[2]`, compiled."""
-        return self._compiled_act(self._tensor(observation), tf.constant(key))
+        return self._compiled_act(self.tensor(observation), tf.constant(key))
 
     def value(self, observation: npt.ArrayLike) -> tf.Tensor:
         """Values `[N]` of `[N, ...]`, compiled."""
-        return self._compiled_value(self._tensor(observation))
+        return self._compiled_value(self.tensor(observation))
 
-    def _tensor(self, observation: npt.ArrayLike) -> tf.Tensor:
+    def tensor(self, observation: npt.ArrayLike) -> tf.Tensor:
+        """Observations `[N, ...]` as the network takes them."""
         return tf.convert_to_tensor(observation, self.observation_spec.dtype)
 
     # Concrete functions: of a call that takes half a millisecond, the search of a

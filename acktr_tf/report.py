@@ -21,6 +21,7 @@ from acktr_tf.jobs import (
     read_scores,
     write_file,
 )
+from acktr_tf.metrics import EPISODES_FILE, PROGRESS_FILE
 from acktr_tf.suites import Suite
 
 if TYPE_CHECKING:
@@ -116,9 +117,9 @@ def read_run(job: Job) -> Run:
     scores = read_scores(job.directory)
     run_dir = job.directory / RUN
     steps, returns = _read_columns(
-        run_dir / "episodes.csv", ("step", "episode_return")
+        run_dir / EPISODES_FILE, ("step", "episode_return")
     ).T
-    (logged,) = _read_columns(run_dir / "progress.csv", ("step",)).T
+    (logged,) = _read_columns(run_dir / PROGRESS_FILE, ("step",)).T
     return Run(
         job.task,
         job.algorithm,

@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import fcntl
 import json
 import os
 import platform
@@ -15,6 +14,7 @@ from acktr_tf import checkpoint
 from acktr_tf.config import Config, differences
 from acktr_tf.environments import make_vector_env
 from acktr_tf.errors import RunError, UserError
+from acktr_tf.locks import lock
 from acktr_tf.policy import ActorCritic
 
 CONFIG_FILE = "config.json"
@@ -189,20 +189,15 @@ def opened(run_dir: Path, config: Config, command: Sequence[str]) -> Iterator[No
     """
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(run_dir, os.O_RDONLY)
+        descriptor = lock(run_dir)
     except OSError as error:
         raise _not_writable(run_dir, error) from error
+    if descriptor is None:
+        raise UserError(
+            f"Another process trains in {run_dir}. Stop it to continue the run here, "
+            "or give another `--run_dir`."
+        )
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(
-                f"Another process trains in {run_dir}. Stop it to continue the run "
-                "here, or give another `--run_dir`."
-            ) from error
-        except OSError:
-            # A file system without locks: nothing to hold.
-            pass
         # Looked at again: another process may have begun a run since `check`.
         check(run_dir, config)
         if not os.access(run_dir, os.W_OK):

@@ -255,10 +255,7 @@ class LoadedPolicy:
     def check_fits(self, environments: VectorEnvironment) -> None:
         """Raises a `UserError` unless the policy can play in `environments`."""
         mine, its = self._observations, environments.observations
-        # The bounds of an observation do not matter to the policy.
-        if [part[:2] for part in mine.parts] != [part[:2] for part in its.parts] or (
-            mine.specs != its.specs or mine.space.shape != its.space.shape
-        ):
+        if not mine.alike(its):
             self._refuse(environments, "observations", mine.raw_space, its.raw_space)
         actions = space_from_description(self.document["action"])
         if actions != environments.action_space:

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from acktr_tf import checkpoint
 from acktr_tf.config import Config
 from acktr_tf.environments.normalization import RewardScale, RunningMoments
 from acktr_tf.policy import ActorCritic
@@ -70,13 +71,7 @@ class Scales:
     def restore(self, arrays: dict[str, Array]) -> None:
         """Goes on where `arrays` were taken; the policy has its part already."""
         for name, part in self._parts():
-            part.restore(
-                {
-                    key.removeprefix(f"{name}/"): array
-                    for key, array in arrays.items()
-                    if key.startswith(f"{name}/")
-                }
-            )
+            part.restore(checkpoint.below(name, arrays))
 
     def _parts(self) -> list[tuple[str, RunningMoments | RewardScale]]:
         parts = [("observations", self._observations), ("rewards", self._rewards)]

@@ -227,15 +227,12 @@ class PolicyPlayer:
 
     def greedy(self, observation: Array) -> Array:
         """The most probable actions `[N, ...]`, as the environment takes them."""
-        return np.asarray(self._mode(self._tensor(observation)))
+        return np.asarray(self._mode(self._policy.tensor(observation)))
 
     def sample(self, observation: Array, key: npt.NDArray[np.int32]) -> Array:
         """Actions `[N, ...]` drawn with the random `key` `[2]`."""
         acted = self._policy.act(observation, key)
         return np.asarray(acted.environment_action)
-
-    def _tensor(self, observation: Array) -> tf.Tensor:
-        return tf.convert_to_tensor(observation, self._policy.observation_spec.dtype)
 
 
 def score_policy(

@@ -8,7 +8,7 @@ alone, so a continued run makes those that the uninterrupted run would have made
 import collections
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -319,7 +319,7 @@ class _Run:
         checkpoint.assign_variables(
             "algorithm", self._algorithm.variables, saved.arrays
         )
-        self._scales.restore(_below("scales", saved.arrays))
+        self._scales.restore(checkpoint.below("scales", saved.arrays))
         state = saved.state
         self._updates = state["updates"]
         self._episodes = state["episodes"]
@@ -327,7 +327,7 @@ class _Run:
         self._best = state["best"]
         self._seconds_before = state["seconds"]
         observation, restarted = self._environments.restore(
-            _below("environments", saved.arrays), state["environments"]
+            checkpoint.below("environments", saved.arrays), state["environments"]
         )
         messages = [f"Continuing from step {saved.step}."]
         if restarted:
@@ -336,16 +336,6 @@ class _Run:
                 f"{self._config.num_envs} environments: their episodes start anew."
             )
         return observation, state["log"], messages
-
-
-def _below(prefix: str, arrays: Mapping[str, Array]) -> dict[str, Array]:
-    """The arrays whose names begin with `prefix/`, without it."""
-    prefix += "/"
-    return {
-        name.removeprefix(prefix): array
-        for name, array in arrays.items()
-        if name.startswith(prefix)
-    }
 
 
 def _describe(

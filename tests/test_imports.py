@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "acktr_tf"
 # above it in this table; a folder is one entry. A new file gets its place here.
 LAYERS = {
     "foundations": (
-        "errors types config random_keys backend stopping spaces observations"
+        "errors types config random_keys backend stopping locks spaces observations"
     ),
     "parts": "environments networks distributions returns kfac",
     "agent": "policy losses",

@@ -348,3 +348,17 @@ def test_keys_that_make_no_names_are_refused(
 def test_a_space_without_parts_is_refused() -> None:
     with pytest.raises(UserError, match=r"at least one part. Received: Dict\(\)"):
         Observations(spaces.Dict({}))
+
+
+def test_parts_with_other_kinds_are_not_alike() -> None:
+    """Though they are as many numbers under the same names."""
+
+    def observations(first: int, second: int, high: float = 1.0) -> Observations:
+        box = Box(0.0, high, (2,))
+        return Observations(
+            spaces.Dict({"a": Discrete(first), "b": Discrete(second), "c": box})
+        )
+
+    assert observations(2, 3).alike(observations(2, 3, high=7.0))
+    assert not observations(2, 3).alike(observations(3, 2))
+    assert not observations(2, 3).alike(Observations(Box(0.0, 1.0, (7,))))

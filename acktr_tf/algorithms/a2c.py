@@ -3,6 +3,7 @@
 import keras
 
 from acktr_tf.algorithms.base import Algorithm
+from acktr_tf.algorithms.plain import make_rmsprop
 from acktr_tf.algorithms.schedules import learning_rate
 
 
@@ -10,12 +11,6 @@ class A2C(Algorithm):
     """Plain gradient of the actor-critic loss (Mnih et al. 2016, synchronous)."""
 
     def _make_optimizer(self) -> keras.optimizers.Optimizer:
-        config = self._config
-        optimizer = keras.optimizers.RMSprop(
-            learning_rate=learning_rate(config),
-            rho=config.rmsprop_decay,
-            epsilon=config.rmsprop_epsilon,
-            global_clipnorm=config.max_gradient_norm,
+        return make_rmsprop(
+            self._config, learning_rate(self._config), self._trained_variables
         )
-        optimizer.build(self._policy.network.trainable_variables)
-        return optimizer

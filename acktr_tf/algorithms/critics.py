@@ -5,6 +5,7 @@ import abc
 import keras
 import tensorflow as tf
 
+from acktr_tf.algorithms.plain import make_rmsprop
 from acktr_tf.algorithms.schedules import critic_learning_rate
 from acktr_tf.config import Config
 from acktr_tf.kfac import KFAC, CurvatureTape
@@ -50,8 +51,7 @@ class Critic(abc.ABC):
 
         def step(taken: tf.Tensor) -> tuple[tf.Tensor]:
             self._step(inputs, target, variance)
-            with tf.control_dependencies([self.optimizer.iterations.value]):
-                return (taken + 1,)
+            return (taken + 1,)
 
         tf.while_loop(
             lambda taken: taken < self._config.critic_updates,
@@ -142,13 +142,9 @@ class EuclideanCritic(Critic):
 
     def __init__(self, config: Config, policy: ActorCritic) -> None:
         super().__init__(config, policy)
-        self.optimizer = keras.optimizers.RMSprop(
-            learning_rate=critic_learning_rate(config),
-            rho=config.rmsprop_decay,
-            epsilon=config.rmsprop_epsilon,
-            global_clipnorm=config.max_gradient_norm,
+        self.optimizer = make_rmsprop(
+            config, critic_learning_rate(config), self._variables
         )
-        self.optimizer.build(self._variables)
 
     def _step(self, inputs: tf.Tensor, target: tf.Tensor, variance: tf.Tensor) -> None:
         gradients = self._gradients(inputs, target, variance)

@@ -17,7 +17,7 @@ def learning_rate(
     """
     if config.learning_rate_schedule == "constant":
         return config.learning_rate
-    return _linear(config.learning_rate, config)
+    return _linear(config.learning_rate, config.total_updates)
 
 
 def critic_learning_rate(
@@ -29,10 +29,8 @@ def critic_learning_rate(
     """
     if config.learning_rate_schedule == "constant":
         return config.critic_learning_rate
-    return keras.optimizers.schedules.PolynomialDecay(
-        config.critic_learning_rate,
-        config.total_updates * config.critic_updates,
-        end_learning_rate=0.0,
+    return _linear(
+        config.critic_learning_rate, config.total_updates * config.critic_updates
     )
 
 
@@ -57,12 +55,12 @@ def _scheduled(
 ) -> Callable[[tf.Tensor], tf.Tensor]:
     if schedule == "constant":
         return lambda updates: tf.constant(initial)
-    return _linear(initial, config)
+    return _linear(initial, config.total_updates)
 
 
 def _linear(
-    initial: float, config: Config
+    initial: float, steps: int
 ) -> keras.optimizers.schedules.LearningRateSchedule:
     return keras.optimizers.schedules.PolynomialDecay(
-        initial, config.total_updates, end_learning_rate=0.0
+        initial, steps, end_learning_rate=0.0
     )
