@@ -13,7 +13,7 @@ from typing import Any, Self, cast
 from acktr_tf.errors import UserError
 
 ALGORITHMS = ("acktr", "a2c")
-NETWORKS = ("auto", "nature_cnn", "mlp")
+NETWORKS = ("auto", "nature_cnn", "mlp", "separate_cnns")
 SCHEDULES = ("linear", "constant")
 TRUST_REGIONS = ("gradient", "applied")
 CONV_POSITIONS = ("uncorrelated", "correlated")
@@ -164,9 +164,34 @@ class Config:
         "sync",
         "environment",
         "Not for Atari: environments in one process (sync), or each in one of its own "
-        "(async), which pays for slow simulators.",
+        "(async), which pays for slow simulators. With pixels always async.",
         choices=VECTORIZATIONS,
         resumable=True,
+    )
+    pixels: int = _setting(
+        0,
+        "environment",
+        "Not for Atari: observe pictures of the environment instead, of this height "
+        "and width; 0 takes its own observations.",
+        unit="pixels",
+        low=0,
+        source=f"{PAPER}, MuJoCo from pixels: 42",
+    )
+    frame_stack: int = _setting(
+        1,
+        "environment",
+        "Not for Atari, which has 4: how many observations in a row, up to the current "
+        "one, the networks are given.",
+        low=1,
+        source=f"{PAPER}, MuJoCo: 2",
+    )
+    stagger_episodes: bool = _setting(
+        False,
+        "environment",
+        "Not for Atari: cut the first episode of each environment off at another part "
+        "of its time limit, so that each batch has all times of an episode in it. No "
+        "effect without a time limit.",
+        source="found on HalfCheetah; see docs/mujoco.md",
     )
     normalize_observations: bool = _setting(
         False,
@@ -206,8 +231,9 @@ class Config:
     network: str = _setting(
         "auto",
         "agent",
-        "Network: nature_cnn (conv trunk shared by policy and value), mlp (two "
-        "separate networks), or auto (nature_cnn for image stacks, else mlp).",
+        "Network: nature_cnn (conv trunk shared by policy and value, for Atari), mlp "
+        "(two separate networks), separate_cnns (two for pictures in colour), or auto "
+        "(by the shape of the observations).",
         choices=NETWORKS,
     )
     conv3_filters: int = _setting(
@@ -235,14 +261,14 @@ class Config:
     policy_activation: str = _setting(
         "tanh",
         "agent",
-        "Activation of mlp's hidden layers, for the policy.",
+        "Activation of the hidden layers of mlp and separate_cnns, for the policy.",
         choices=ACTIVATIONS,
         source=f"{PAPER}, MuJoCo: tanh",
     )
     value_activation: str = _setting(
         "tanh",
         "agent",
-        "Activation of mlp's hidden layers, for the value.",
+        "Activation of the hidden layers of mlp and separate_cnns, for the value.",
         choices=ACTIVATIONS,
         source=f"{PAPER}, MuJoCo: elu",
     )

@@ -18,6 +18,9 @@ import tensorflow as tf  # noqa: E402
 from acktr_tf.kfac.layers import Bias  # noqa: E402
 
 PIXEL_SCALE = 1.0 / 255.0
+SMALLEST_PICTURE = 8
+SMALL_GAIN = 0.01
+"""Of the last layer of a policy: the first one is nearly the same everywhere."""
 
 
 class PolicyOutputs(NamedTuple):
@@ -52,11 +55,23 @@ def make_network(
       UserError: The network does not fit the observations.
     """
     shape, dtype = observation_space.shape, observation_space.dtype.name
-    is_image = len(shape) == 3 and dtype == "uint8"
+    is_pictures = dtype == "uint8" and _are_pictures(shape)
+    is_image = len(shape) == 3 and dtype == "uint8" and not is_pictures
     kind = config.network
     if kind == "auto":
-        kind = "nature_cnn" if is_image else "mlp"
+        kinds = {"separate_cnns": is_pictures, "nature_cnn": is_image, "mlp": True}
+        kind = next(name for name, fits in kinds.items() if fits)
     seeds = keras.random.SeedGenerator(config.seed)
+    activations = (config.policy_activation, config.value_activation)
+    if kind == "separate_cnns":
+        if not is_pictures or min(shape[-3:-1]) < SMALLEST_PICTURE:
+            raise UserError(
+                "network=separate_cnns takes pictures, uint8 of shape [frames, height, "
+                "width, colours] or [height, width, colours], with 1 or 3 colours and "
+                f"at least {SMALLEST_PICTURE} pixels a side. "
+                f"Received: {dtype} of shape {list(shape)}."
+            )
+        return separate_cnns(shape, outputs, activations, seeds)
     if kind == "nature_cnn":
         if not is_image or min(shape[1:]) < 36:
             raise UserError(
@@ -75,7 +90,6 @@ def make_network(
             f"network=mlp takes vectors of floats. Received: {dtype} of shape "
             f"{list(shape)}."
         )
-    activations = (config.policy_activation, config.value_activation)
     return separate_mlps(shape, outputs, config.hidden_size, activations, seeds)
 
 
@@ -199,12 +213,65 @@ def separate_mlps(
             )
         return hidden
 
-    # A small gain makes the first policy nearly uniform.
     hidden = hidden_layers("policy", activations[0])
-    policy = _policy_head(outputs, seeds, 0.01, hidden)
+    policy = _policy_head(outputs, seeds, SMALL_GAIN, hidden)
     hidden = hidden_layers("value", activations[1])
     value = _dense(1, None, seeds, 1.0, "value")(hidden)
     return keras.Model(observation, (policy, value), name="separate_mlps")
+
+
+def separate_cnns(
+    shape: tuple[int, ...],
+    outputs: PolicyOutputs,
+    activations: tuple[str, str],
+    seeds: keras.random.SeedGenerator,
+) -> keras.Model:
+    """Two convolutional networks (Wu et al. 2017, MuJoCo from pixels).
+
+    Each has two convolutions of 32 filters, 3×3 with stride 2 and zeros at the border,
+    and a dense layer of 256 units.
+
+    Args:
+      shape: Of an observation: frames (if there are several), height, width, colours.
+      outputs: Of the policy.
+      activations: Of the policy's hidden layers, and of the value's.
+      seeds: Where the initializers' seeds come from.
+    """
+    pixels = keras.Input(shape, dtype="uint8", name="observation")
+    inputs = pixels
+    if len(shape) == 4:
+        frames, height, width, colours = shape
+        inputs = keras.layers.Permute((2, 3, 1, 4), name="frames_last")(inputs)
+        inputs = keras.layers.Reshape((height, width, frames * colours), name="stack")(
+            inputs
+        )
+    inputs = keras.layers.Rescaling(PIXEL_SCALE, name="scale")(inputs)
+
+    def hidden_layers(name: str, activation: str) -> keras.KerasTensor:
+        hidden = inputs
+        for i in (1, 2):
+            hidden = keras.layers.Conv2D(
+                32,
+                3,
+                2,
+                padding="same",
+                activation=activation,
+                kernel_initializer=_orthogonal(seeds, math.sqrt(2.0)),
+                name=f"{name}_conv{i}",
+            )(hidden)
+        hidden = keras.layers.Flatten(name=f"{name}_flatten")(hidden)
+        return _dense(256, activation, seeds, math.sqrt(2.0), f"{name}_fc")(hidden)
+
+    hidden = hidden_layers("policy", activations[0])
+    policy = _policy_head(outputs, seeds, SMALL_GAIN, hidden)
+    hidden = hidden_layers("value", activations[1])
+    value = _dense(1, None, seeds, 1.0, "value")(hidden)
+    return keras.Model(pixels, (policy, value), name="separate_cnns")
+
+
+def _are_pictures(shape: tuple[int, ...]) -> bool:
+    """Whether the last of three or four axes can be colours."""
+    return len(shape) in (3, 4) and shape[-1] in (1, 3)
 
 
 def _policy_head(

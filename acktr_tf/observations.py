@@ -7,13 +7,12 @@ and what counts kinds as one-hot vectors.
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, NamedTuple, TypeAlias
 
 import gymnasium
 import numpy as np
 import numpy.typing as npt
-import tensorflow as tf
 from gymnasium import spaces
 
 from acktr_tf.errors import UserError
@@ -49,6 +48,11 @@ class Part(NamedTuple):
         return np.dtype(self.space.dtype)
 
     @property
+    def served_dtype(self) -> Any:
+        """As an exported policy takes it: networks take every float as float32."""
+        return np.dtype(np.float32) if self.dtype.kind == "f" else self.dtype
+
+    @property
     def kinds(self) -> list[tuple[int, int]]:
         """(kinds, the first of them) for each of its numbers; empty for plain ones."""
         if isinstance(self.space, spaces.Discrete):
@@ -75,6 +79,7 @@ class Observations:
     Attributes:
       raw_space: The space.
       parts: The arrays that an observation consists of.
+      plain: Whether it is one array, which networks are given as it is.
       space: What networks are given.
 
     Raises:
@@ -101,7 +106,7 @@ class Observations:
                 "underscores. "
                 f"Received: {', '.join(names)}."
             )
-        self._plain = isinstance(space, spaces.Box)
+        self.plain = isinstance(space, spaces.Box)
         size = sum(part.size for part in self.parts)
         self.space = (
             space
@@ -109,22 +114,14 @@ class Observations:
             else spaces.Box(-np.inf, np.inf, (size,), np.float32)
         )
 
-    @property
-    def specs(self) -> dict[str, tf.TensorSpec]:
-        """By name, what an exported policy is given of `N` observations."""
-        return {
-            part.name: tf.TensorSpec(
-                [None, *part.shape], _served_dtype(part.dtype), name=part.name
-            )
-            for part in self.parts
-        }
-
     def alike(self, other: "Observations") -> bool:
         """Whether a policy of these takes the others, too: bounds do not matter."""
 
         def arrays(observations: Observations) -> list[Any]:
-            specs = observations.specs  # In the order in which they are encoded.
-            return [(p.name, specs[p.name], p.kinds) for p in observations.parts]
+            # In the order in which they are encoded.
+            return [
+                (p.name, p.shape, p.served_dtype, p.kinds) for p in observations.parts
+            ]
 
         return arrays(self) == arrays(other)
 
@@ -135,7 +132,7 @@ class Observations:
           ValueError: A part has another shape than announced, or a kind that does not
             exist.
         """
-        if self._plain:
+        if self.plain:
             return np.asarray(observation)
         rows = []
         for part in self.parts:
@@ -153,7 +150,7 @@ class Observations:
 
     def inputs(self, encoded: Array) -> dict[str, Array]:
         """By name, the arrays of which `encode` made `encoded` `[N, ...]`."""
-        if self._plain:
+        if self.plain:
             return {OBSERVATION: encoded}
         ends = np.cumsum([part.size for part in self.parts])[:-1]
         return {
@@ -162,14 +159,6 @@ class Observations:
                 self.parts, np.split(encoded, ends, axis=1), strict=True
             )
         }
-
-    def encode_tensors(self, inputs: Mapping[str, tf.Tensor]) -> tf.Tensor:
-        """As `encode`, of tensors by name, in a graph."""
-        if self._plain:
-            return inputs[OBSERVATION]
-        return tf.concat(
-            [_encoded_tensor(part, inputs[part.name]) for part in self.parts], axis=1
-        )
 
 
 def _parts(space: gymnasium.Space[Any], keys: tuple[Any, ...]) -> Iterator[Part]:
@@ -227,23 +216,3 @@ def _decoded(part: Part, rows: Array) -> Array:
             axis=1,
         )
     return rows.reshape(-1, *part.shape).astype(part.dtype)
-
-
-def _encoded_tensor(part: Part, tensor: tf.Tensor) -> tf.Tensor:
-    """`[N, size]` float32."""
-    rows = tf.reshape(tensor, [-1, math.prod(part.shape)])
-    if not part.kinds:
-        return tf.cast(rows, tf.float32)
-    columns = tf.unstack(rows, axis=1)
-    return tf.concat(
-        [
-            tf.one_hot(tf.cast(column, tf.int64) - first, kinds)
-            for column, (kinds, first) in zip(columns, part.kinds, strict=True)
-        ],
-        axis=1,
-    )
-
-
-def _served_dtype(dtype: Any) -> tf.DType:
-    """Networks take every float as float32."""
-    return tf.float32 if dtype.kind == "f" else tf.as_dtype(dtype)

@@ -23,6 +23,7 @@ from acktr_tf.config import Config
 from acktr_tf.distributions import make_actions
 from acktr_tf.environments import VectorEnvironment
 from acktr_tf.errors import RunError, UserError
+from acktr_tf.observation_tensors import encode_tensors, tensor_specs
 from acktr_tf.observations import Observations
 from acktr_tf.policy import ActorCritic
 from acktr_tf.run_directory import (
@@ -75,7 +76,7 @@ def write_policy(
     mode of the distribution; `value` `[N]`, in raw rewards; and the distribution's
     parameters `[N, P]` under their name. Signature `sample`: `observation` → `action`,
     drawn; `value`. An observation that consists of several arrays is as many inputs,
-    see `Observations.specs`.
+    see `tensor_specs`.
 
     Args:
       policy: The policy.
@@ -86,10 +87,10 @@ def write_policy(
     Raises:
       RunError: The loaded policy does not give what the policy gives.
     """
-    specs = policy.observations.specs
+    specs = tensor_specs(policy.observations)
 
     def serve(**inputs: tf.Tensor) -> dict[str, tf.Tensor]:
-        parameters, value = policy.forward(policy.observations.encode_tensors(inputs))
+        parameters, value = policy.forward(encode_tensors(policy.observations, inputs))
         mode = policy.actions.distribution(parameters).mode()
         return {
             "action": policy.actions.to_environment(mode),
@@ -98,7 +99,7 @@ def write_policy(
         }
 
     def sample(**inputs: tf.Tensor) -> dict[str, tf.Tensor]:
-        acted = policy.acted(policy.observations.encode_tensors(inputs), _fresh_key())
+        acted = policy.acted(encode_tensors(policy.observations, inputs), _fresh_key())
         return {
             "action": acted.environment_action,
             "value": acted.value * policy.value_scale.value,
@@ -271,7 +272,7 @@ class LoadedPolicy:
         )
 
     def _tensors(self, observation: Array) -> dict[str, tf.Tensor]:
-        specs = self._observations.specs
+        specs = tensor_specs(self._observations)
         return {
             name: tf.convert_to_tensor(array, specs[name].dtype)
             for name, array in self._observations.inputs(observation).items()
@@ -341,13 +342,13 @@ def _check_reload(policy: ActorCritic, directory: Path) -> None:
     else:
         values = random.standard_normal(shape)
     inputs = {
-        name: tf.constant(array, policy.observations.specs[name].dtype)
+        name: tf.constant(array, tensor_specs(policy.observations)[name].dtype)
         for name, array in policy.observations.inputs(values).items()
     }
     outputs = tf.saved_model.load(str(directory)).signatures["serving_default"](
         **inputs
     )
-    observation = policy.observations.encode_tensors(inputs)
+    observation = encode_tensors(policy.observations, inputs)
     parameters, value = policy.forward(observation)
     found = outputs[policy.actions.parameter_name]
     mode = policy.actions.distribution(found).mode()

@@ -14,7 +14,8 @@ PACKAGE = Path(__file__).resolve().parents[1] / "acktr_tf"
 # above it in this table; a folder is one entry. A new file gets its place here.
 LAYERS = {
     "foundations": (
-        "errors types config random_keys backend stopping locks spaces observations"
+        "errors types config random_keys backend stopping locks spaces observations "
+        "observation_tensors"
     ),
     "parts": "environments networks distributions returns kfac",
     "agent": "policy losses",
@@ -144,7 +145,8 @@ def test_the_reader_of_imports_sees_every_form():
 
 def test_flags_and_messages_come_before_tensorflow_is_loaded():
     # `--help` and every refused flag answer at once, and `import acktr_tf` is free.
-    units = ["errors", "types", "config", *COMMANDS]
+    # Processes that draw cannot have TensorFlow beside the drawing library.
+    units = ["errors", "types", "config", "environments", *COMMANDS]
     light = ["acktr_tf", *(f"acktr_tf.{unit}" for unit in units)]
     script = (
         "import importlib, sys\n"

@@ -16,6 +16,7 @@ from acktr_tf.networks import PolicyOutputs, ZeroMeanOrthogonal, make_network
 
 FRAMES = Box(0, 255, (4, 84, 84), np.uint8)
 SMALL_FRAMES = Box(0, 255, (2, 40, 52), np.uint8)
+PICTURES = Box(0, 255, (2, 42, 42, 3), np.uint8)
 VECTOR = Box(-np.inf, np.inf, (5,), np.float32)
 
 
@@ -225,6 +226,51 @@ def test_nature_cnn_equals_its_layers_written_out() -> None:
         np.testing.assert_allclose(output, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_separate_cnns_have_the_weights_of_the_paper() -> None:
+    """SAME convolutions of stride 2 leave 21×21 and 11×11 positions of 42×42."""
+    model = network(PICTURES, 5)
+    tower = {
+        "conv1": (3 * 3 * 6 + 1) * 32,
+        "conv2": (3 * 3 * 32 + 1) * 32,
+        "fc": (11 * 11 * 32 + 1) * 256,
+    }
+    expected = {
+        **{f"policy_{name}": count for name, count in tower.items()},
+        **{f"value_{name}": count for name, count in tower.items()},
+        "policy": (256 + 1) * 5,
+        "value": 256 + 1,
+    }
+    counts = {layer.name: layer.count_params() for layer in model.layers}
+    assert {name: count for name, count in counts.items() if count} == expected
+
+
+@pytest.mark.parametrize("shape", [(2, 9, 10, 3), (9, 10, 3)])
+def test_separate_cnns_equal_their_layers_written_out(shape: tuple[int, ...]) -> None:
+    space = Box(0, 255, shape, np.uint8)
+    model = network(space, 3, policy_activation="relu", value_activation="elu")
+    random = np.random.default_rng(0)
+    for variable in model.trainable_variables:
+        if "bias" in variable.path:
+            variable.assign(0.1 * random.normal(size=variable.shape))
+    pixels = random.integers(0, 256, (5, *shape), np.uint8)
+
+    # Colours of a frame stay together, the oldest frame first.
+    frames = pixels[:, None] if len(shape) == 3 else pixels
+    stacked = np.concatenate(list(frames.swapaxes(0, 1)), axis=-1)
+    activations = {"policy": tf.nn.relu, "value": tf.nn.elu}
+    for output, name in zip(model(pixels), ["policy", "value"], strict=True):
+        hidden = stacked.astype(np.float32) / 255.0
+        for i in (1, 2):
+            kernel, bias = model.get_layer(f"{name}_conv{i}").get_weights()
+            hidden = tf.nn.conv2d(hidden, kernel, 2, "SAME") + bias
+            hidden = activations[name](hidden)
+        hidden = tf.reshape(hidden, [5, -1])
+        kernel, bias = model.get_layer(f"{name}_fc").get_weights()
+        hidden = activations[name](hidden @ kernel + bias)
+        kernel, bias = model.get_layer(name).get_weights()
+        np.testing.assert_allclose(output, hidden @ kernel + bias, atol=1e-5)
+
+
 def test_mlp_equals_its_layers_written_out() -> None:
     model = network(VECTOR, 3)
     observation = np.random.default_rng(0).normal(size=(6, 5)).astype(np.float32)
@@ -244,7 +290,11 @@ def test_mlp_equals_its_layers_written_out() -> None:
         ("nature_cnn", VECTOR),
         ("nature_cnn", Box(0, 255, (4, 35, 84), np.uint8)),
         ("nature_cnn", Box(0.0, 1.0, (4, 84, 84), np.float32)),
-        ("auto", Box(0, 255, (210, 160, 3), np.uint8)),
+        ("auto", Box(0, 255, (210, 160), np.uint8)),
+        ("nature_cnn", PICTURES),
+        ("separate_cnns", FRAMES),
+        ("separate_cnns", Box(0, 255, (7, 42, 3), np.uint8)),
+        ("separate_cnns", Box(0.0, 1.0, (42, 42, 3), np.float32)),
         ("mlp", FRAMES),
         ("auto", Box(0, 255, (128,), np.uint8)),
     ],
@@ -265,7 +315,16 @@ def test_the_smallest_frames_that_fit() -> None:
     assert model(np.zeros((1, 1, 36, 36), np.uint8))[1].shape == (1, 1)
 
 
-@pytest.mark.parametrize(("space", "name"), [(FRAMES, "nature_cnn"), (VECTOR, "mlp")])
+@pytest.mark.parametrize(
+    ("space", "name"),
+    [
+        (FRAMES, "nature_cnn"),
+        (VECTOR, "mlp"),
+        (PICTURES, "separate_cnns"),
+        (Box(0, 255, (96, 96, 3), np.uint8), "separate_cnns"),
+        (Box(0, 255, (2, 42, 42, 1), np.uint8), "separate_cnns"),
+    ],
+)
 def test_auto_takes_what_fits(space: gymnasium.spaces.Box, name: str) -> None:
     chosen, named = network(space), network(space, network=name)
     assert chosen.name == named.name

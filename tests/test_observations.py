@@ -12,6 +12,7 @@ from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 from gymnasium.vector.utils import batch_space, concatenate, create_empty_array
 
 from acktr_tf.errors import UserError
+from acktr_tf.observation_tensors import encode_tensors, tensor_specs
 from acktr_tf.observations import Observations
 
 Array = npt.NDArray[Any]
@@ -120,17 +121,17 @@ def test_a_plain_box_is_left_as_it_is(space: Box) -> None:
     assert list(observations.inputs(encoded)) == ["observation"]
     assert observations.inputs(encoded)["observation"] is encoded
     tensor = tf.constant(stacked)
-    assert observations.encode_tensors({"observation": tensor}) is tensor
+    assert encode_tensors(observations, {"observation": tensor}) is tensor
 
 
 @pytest.mark.parametrize("space", COMPOSED)
 def test_tensors_are_encoded_as_arrays_are(space: gymnasium.Space[Any]) -> None:
     _, stacked = drawn(space)
     observations = Observations(space)
-    specs = observations.specs
+    specs = tensor_specs(observations)
     # As an exported policy is given them: by name, in any number.
     encode = tf.function(
-        lambda **inputs: observations.encode_tensors(inputs), autograph=False
+        lambda **inputs: encode_tensors(observations, inputs), autograph=False
     ).get_concrete_function(**specs)
     assert encode.output_shapes.as_list() == [None, *observations.space.shape]
     for rows in [slice(None), slice(1)]:
@@ -148,13 +149,13 @@ def test_inputs_are_what_was_encoded(space: gymnasium.Space[Any]) -> None:
     _, stacked = drawn(space)
     observations = Observations(space)
     inputs = observations.inputs(observations.encode(stacked))
-    assert list(inputs) == list(observations.specs)
+    assert list(inputs) == list(tensor_specs(observations))
     for (name, array), leaf in zip(inputs.items(), leaves(stacked), strict=True):
         assert array.dtype == leaf.dtype
         if leaf.dtype.kind == "f":  # Networks take every float as float32.
             leaf = leaf.astype(np.float32)
         np.testing.assert_array_equal(array, leaf, err_msg=name)
-        spec = observations.specs[name]
+        spec = tensor_specs(observations)[name]
         assert spec.is_compatible_with(tf.convert_to_tensor(array, spec.dtype))
 
 
@@ -175,7 +176,7 @@ def test_an_observation_by_hand() -> None:
 
 # Parts ------------------------------------------------------------------------------
 def test_names_and_types_of_the_parts() -> None:
-    specs = Observations(NESTED).specs
+    specs = tensor_specs(Observations(NESTED))
     assert list(specs) == list(NESTED_SPECS)
     for name, (shape, dtype) in NESTED_SPECS.items():
         assert specs[name] == tf.TensorSpec(shape, dtype, name=name)
@@ -199,7 +200,7 @@ def test_names_and_types_of_the_parts() -> None:
 def test_names_are_such_as_tensorflow_takes(
     space: gymnasium.Space[Any], names: list[str]
 ) -> None:
-    assert list(Observations(space).specs) == names
+    assert list(tensor_specs(Observations(space))) == names
 
 
 @pytest.mark.parametrize(
@@ -218,7 +219,7 @@ def test_the_only_part_is_the_observation(
     space: gymnasium.Space[Any], shape: list[int | None], dtype: tf.DType
 ) -> None:
     expected = tf.TensorSpec(shape, dtype, name="observation")
-    assert Observations(space).specs == {"observation": expected}
+    assert tensor_specs(Observations(space)) == {"observation": expected}
 
 
 # What is refused --------------------------------------------------------------------

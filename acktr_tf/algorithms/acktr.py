@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from acktr_tf.algorithms import schedules
 from acktr_tf.algorithms.base import Algorithm, PhaseClock
+from acktr_tf.algorithms.sampling import sample_rows
 from acktr_tf.config import Config
 from acktr_tf.errors import UserError
 from acktr_tf.kfac import KFAC, CurvatureTape
@@ -73,7 +74,7 @@ class ACKTR(Algorithm):
         keys = tf.random.split(key, 2)
 
         def factors() -> tf.Tensor:
-            rows = self._sample(keys[0], observation)
+            rows = sample_rows(keys[0], observation, self._config.curvature_fraction)
             with CurvatureTape(self.optimizer.layers) as tape:
                 evaluation = self._policy.evaluate(rows)
                 log_likelihood = self._log_likelihood(evaluation, keys[1])
@@ -101,7 +102,8 @@ class ACKTR(Algorithm):
         if self._config.kl_target == 0:
             return
         rows, *outputs = (
-            self._sample(key, batch) for batch in (observation, parameters, value)
+            sample_rows(key, batch, self._config.curvature_fraction)
+            for batch in (observation, parameters, value)
         )
         old, new = self._policy.evaluation(*outputs), self._policy.evaluate(rows)
         adapt = {
@@ -113,15 +115,6 @@ class ACKTR(Algorithm):
     def _kl_target(self) -> tf.Tensor:
         """The exact KL that the step taken last should have had."""
         return self._kl_target_schedule(self.optimizer.iterations.value - 1)
-
-    def _sample(self, key: tf.Tensor, batch: tf.Tensor) -> tf.Tensor:
-        """The share of the batch that curvature is estimated from, drawn at random."""
-        rows = batch.shape[0]
-        taken = max(1, round(rows * self._config.curvature_fraction))
-        if taken == rows:
-            return batch
-        order = tf.argsort(tf.random.stateless_uniform([rows], key))
-        return tf.gather(batch, order[:taken])
 
     def _measure_step(self) -> dict[str, tf.Tensor]:
         return {"predicted_kl": self.optimizer.predicted_kl()}

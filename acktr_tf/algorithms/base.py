@@ -118,6 +118,7 @@ class Algorithm(abc.ABC):
         self,
         observation: tf.Tensor,
         target: tf.Tensor,
+        key: tf.Tensor,
         finite: tf.Tensor,
         clock: PhaseClock,
     ) -> None:
@@ -126,6 +127,7 @@ class Algorithm(abc.ABC):
         Args:
           observation: `[N, ...]`, the batch.
           target: `[N]`, what the value regresses on.
+          key: `[2]`, the update's random key.
           finite: Whether the losses and gradients were; nothing may be learnt if not.
           clock: Times it.
         """
@@ -197,7 +199,7 @@ class Algorithm(abc.ABC):
             return tf.constant(True)
 
         clock.phase("step", lambda: tf.cond(finite, step, lambda: tf.constant(False)))
-        self._update_critic(observation, target, finite, clock)
+        self._update_critic(observation, target, key, finite, clock)
         old = self._policy.evaluation(parameters, value)
 
         def measured() -> dict[str, tf.Tensor]:

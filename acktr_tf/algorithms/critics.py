@@ -6,6 +6,7 @@ import keras
 import tensorflow as tf
 
 from acktr_tf.algorithms.plain import make_rmsprop
+from acktr_tf.algorithms.sampling import sample_rows
 from acktr_tf.algorithms.schedules import critic_learning_rate
 from acktr_tf.config import Config
 from acktr_tf.kfac import KFAC, CurvatureTape
@@ -39,18 +40,20 @@ class Critic(abc.ABC):
         """The critic's state."""
         return list(self.optimizer.variables)
 
-    def update(self, observation: tf.Tensor, target: tf.Tensor) -> None:
+    def update(self, observation: tf.Tensor, target: tf.Tensor, key: tf.Tensor) -> None:
         """Takes `critic_updates` steps.
 
         Args:
           observation: `[N, ...]`.
           target: `[N]`.
+          key: `[2]`, random.
         """
         inputs = self._policy.network_inputs(observation)
         variance = self._variance(inputs, target)
 
         def step(taken: tf.Tensor) -> tuple[tf.Tensor]:
-            self._step(inputs, target, variance)
+            mine = tf.random.experimental.stateless_fold_in(key, taken)
+            self._step(inputs, target, variance, mine)
             return (taken + 1,)
 
         tf.while_loop(
@@ -65,7 +68,13 @@ class Critic(abc.ABC):
         return tf.constant(1.0)
 
     @abc.abstractmethod
-    def _step(self, inputs: tf.Tensor, target: tf.Tensor, variance: tf.Tensor) -> None:
+    def _step(
+        self,
+        inputs: tf.Tensor,
+        target: tf.Tensor,
+        variance: tf.Tensor,
+        key: tf.Tensor,
+    ) -> None:
         """One step on −log N(R; V(s), σ²), but for its constant."""
 
     def predicted_kl(self) -> tf.Tensor:
@@ -120,9 +129,16 @@ class GaussNewtonCritic(Critic):
         error = tf.reduce_mean(tf.square(self._value(inputs) - target))
         return tf.maximum(error, 1e-8)
 
-    def _step(self, inputs: tf.Tensor, target: tf.Tensor, variance: tf.Tensor) -> None:
+    def _step(
+        self,
+        inputs: tf.Tensor,
+        target: tf.Tensor,
+        variance: tf.Tensor,
+        key: tf.Tensor,
+    ) -> None:
+        rows = sample_rows(key, inputs, self._config.curvature_fraction)
         with CurvatureTape(self.optimizer.layers) as tape:
-            root = self._value(inputs) / tf.sqrt(variance)
+            root = self._value(rows) / tf.sqrt(variance)
         self.optimizer.update_curvature(tape, root)
         gradients = self._gradients(inputs, target, variance)
         self.optimizer.apply(gradients, self._variables)
@@ -146,6 +162,12 @@ class EuclideanCritic(Critic):
             config, critic_learning_rate(config), self._variables
         )
 
-    def _step(self, inputs: tf.Tensor, target: tf.Tensor, variance: tf.Tensor) -> None:
+    def _step(
+        self,
+        inputs: tf.Tensor,
+        target: tf.Tensor,
+        variance: tf.Tensor,
+        key: tf.Tensor,
+    ) -> None:
         gradients = self._gradients(inputs, target, variance)
         self.optimizer.apply(gradients, self._variables)

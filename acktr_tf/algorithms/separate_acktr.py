@@ -54,11 +54,12 @@ class SeparateACKTR(ACKTR):
         self,
         observation: tf.Tensor,
         target: tf.Tensor,
+        key: tf.Tensor,
         finite: tf.Tensor,
         clock: PhaseClock,
     ) -> None:
         def learn() -> tf.Tensor:
-            self._critic.update(observation, target)
+            self._critic.update(observation, target, key)
             return tf.constant(True)
 
         clock.phase("critic", lambda: tf.cond(finite, learn, lambda: tf.constant(True)))

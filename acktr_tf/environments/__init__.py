@@ -45,8 +45,9 @@ def make_vector_env(
         made, or has spaces that are not supported.
     """
     num_envs = config.num_envs if num_envs is None else num_envs
-    # Training has no need to know each episode's seed.
-    reseed_steps = 0 if episode_seeds else RESEED_STEPS
+    # Training has no need to know each episode's seed, and scores need whole episodes.
+    training = episode_seeds is None
+    reseed_steps = RESEED_STEPS if training else 0
     episode_seeds = episode_seeds or training_seeds(config.seed)
     if game := find_game(config.env):
         name, stickiness = game
@@ -74,7 +75,10 @@ def make_vector_env(
         config.env,
         num_envs,
         episode_seeds,
-        render_mode="rgb_array" if render else None,
         vectorization=config.vectorization,
+        render=render,
+        pixels=config.pixels,
+        frame_stack=config.frame_stack,
         reseed_steps=reseed_steps,
+        stagger=training and config.stagger_episodes,
     )

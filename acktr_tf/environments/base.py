@@ -54,6 +54,11 @@ class VectorEnvironment(abc.ABC):
         seed; those before continue the simulator's own generator. 0 seeds every
         episode. A seed costs time (ALE loads the game anew, as long as 200 steps);
         none for long makes restoring slow.
+      time_limit: Steps after which the simulator truncates an episode, by which the
+        environments are set apart: the first episode of environment `i` is truncated
+        after `(i + 1) / B` of them, and is not among the episodes that `step` returns.
+        Else all would be at the same time of their episodes, and each batch of
+        another. None sets nothing apart.
 
     Raises:
       UserError: The observation space is not supported.
@@ -67,6 +72,7 @@ class VectorEnvironment(abc.ABC):
         action_space: gymnasium.Space[Any],
         episode_seeds: EpisodeSeeds,
         reseed_steps: int = 0,
+        time_limit: int | None = None,
     ) -> None:
         self.name = name
         self.num_envs = num_envs
@@ -76,6 +82,11 @@ class VectorEnvironment(abc.ABC):
         self.episode_seeds = episode_seeds
         self._reseed_steps = reseed_steps
         self._steps = 0
+        # Of the first episodes; the last one's is the simulator's own to end.
+        self._first_limits = np.full(num_envs, np.iinfo(np.int64).max)
+        if time_limit is not None:
+            shares = np.arange(1, num_envs) / num_envs
+            self._first_limits[:-1] = np.ceil(shares * time_limit)
         # Of the episode under way, and since the environment was last seeded.
         self._episode_index = np.zeros(num_envs, np.int64)
         self._returns = np.zeros(num_envs, np.float64)
@@ -151,13 +162,15 @@ class VectorEnvironment(abc.ABC):
         self._returns += reward
         self._lengths += 1
         self._remember(actions)
+        cut = self._cut_short() & ~(terminated | truncated)
+        truncated = truncated | cut
         # An episode that ends in a terminal state at its time limit has no future.
         truncated = truncated & ~terminated
         learning_terminated = self._learning_terminated(terminated) & ~truncated
         ended = terminated | truncated
         episodes = [
             Episode(float(self._returns[i]), int(self._lengths[i]))
-            for i in np.flatnonzero(ended)
+            for i in np.flatnonzero(ended & ~cut)
         ]
         final_observation = None
         if ended.any():
@@ -175,6 +188,10 @@ class VectorEnvironment(abc.ABC):
             final_observation,
             episodes,
         )
+
+    def _cut_short(self) -> npt.NDArray[np.bool_]:
+        """`[B]`: whose first episode is as long as it may be."""
+        return (self._episode_index == 0) & (self._lengths >= self._first_limits)
 
     def _begin(self, mask: npt.NDArray[np.bool_], seeded: npt.ArrayLike) -> Array:
         """Starts the episode that `_episode_index` names, where `mask`.
@@ -273,7 +290,7 @@ class VectorEnvironment(abc.ABC):
                 observation, reward, terminated, truncated = self._step_all(actions)
             self._returns += reward
             self._lengths += 1
-            ended = terminated | truncated
+            ended = terminated | truncated | self._cut_short()
             if ended.any():
                 self._episode_index[ended] += 1
                 observation = self._begin(ended, seeded=False)

@@ -1,6 +1,8 @@
 """Any Gymnasium environment, vectorised in one process or in many."""
 
+import functools
 import re
+import warnings
 from typing import Any
 
 import gymnasium
@@ -14,6 +16,13 @@ from acktr_tf.environments.base import (
     EpisodeSeeds,
     VectorEnvironment,
 )
+from acktr_tf.environments.pictures import (
+    REMEDY,
+    Offscreen,
+    Pictures,
+    picture_options,
+    start_method,
+)
 from acktr_tf.errors import UserError
 
 
@@ -25,9 +34,15 @@ class GymEnvironment(VectorEnvironment):
         `package.module:Name-v0`, that is imported first.
       num_envs: `B`.
       episode_seeds: The reset seed of each episode.
-      render_mode: Gymnasium's render mode, or None.
-      vectorization: "sync" for one process, "async" for one an environment.
+      vectorization: "sync" for one process, "async" for one an environment; those that
+        draw are always "async".
+      render: Whether `render` will be called.
+      pixels: Height and width of the pictures to observe; 0 for the environment's own
+        observations.
+      frame_stack: How many observations, up to the current one, make one.
       reseed_steps: See `VectorEnvironment`.
+      stagger: Whether a time limit sets the environments apart; see
+        `VectorEnvironment`.
 
     Raises:
       UserError: No such environment, one that cannot be made here, or one with an
@@ -39,22 +54,41 @@ class GymEnvironment(VectorEnvironment):
         env_id: str,
         num_envs: int,
         episode_seeds: EpisodeSeeds,
-        render_mode: str | None = None,
         *,
         vectorization: str = "sync",
+        render: bool = False,
+        pixels: int = 0,
+        frame_stack: int = 1,
         reseed_steps: int = 0,
+        stagger: bool = False,
     ) -> None:
-        # An environment that cannot be rendered need not know the argument.
-        rendering: dict[str, Any] = {"render_mode": render_mode} if render_mode else {}
+        vector: dict[str, Any] = {
+            "autoreset_mode": gymnasium.vector.AutoresetMode.DISABLED
+        }
+        if render or pixels:
+            vectorization = "async"
+        if vectorization == "async":
+            vector["context"] = start_method()
+        wrappers: list[Any] = []
+        if render or pixels:
+            wrappers.append(Offscreen)
+        if pixels:
+            wrappers.append(functools.partial(Pictures, size=pixels))
+        if frame_stack > 1:
+            stack = gymnasium.wrappers.FrameStackObservation
+            wrappers.append(functools.partial(stack, stack_size=frame_stack))
         try:
+            # An environment that cannot be rendered need not know the arguments.
+            options: dict[str, Any] = {"render_mode": "rgb_array"} if render else {}
+            if pixels:
+                options = picture_options(env_id, pixels)
             self._vector: Any = gymnasium.make_vec(
                 env_id,
                 num_envs,
                 vectorization_mode=vectorization,
-                vector_kwargs={
-                    "autoreset_mode": gymnasium.vector.AutoresetMode.DISABLED
-                },
-                **rendering,
+                vector_kwargs=vector,
+                wrappers=wrappers,
+                **options,
             )
         except gymnasium.error.UnregisteredEnv as error:
             raise UserError(
@@ -63,9 +97,10 @@ class GymEnvironment(VectorEnvironment):
         # Anything can go wrong in the constructor of a user's own environment.
         except Exception as error:
             raise UserError(
-                f"The environment `{env_id}` cannot be made: "
-                f"{type(error).__name__}: {' '.join(str(error).split())}"
+                f"The environment `{env_id}` cannot be made: {_described(error)}"
             ) from error
+        if render or pixels:
+            self._check_drawing(env_id)
         try:
             super().__init__(
                 env_id,
@@ -74,10 +109,31 @@ class GymEnvironment(VectorEnvironment):
                 self._vector.single_action_space,
                 episode_seeds,
                 reseed_steps,
+                gymnasium.spec(env_id).max_episode_steps if stagger else None,
             )
         except UserError:
             self._vector.close()
             raise
+
+    def _check_drawing(self, env_id: str) -> None:
+        """Draws once, before anything else is done.
+
+        Raises:
+          UserError: It fails; the message says what to install.
+        """
+        try:
+            with warnings.catch_warnings():
+                # Of each process; the error says it all.
+                warnings.simplefilter("ignore")
+                self._vector.reset()
+                self._vector.render()
+        # What fails, and how, differs by system, driver and simulator.
+        except Exception as error:
+            self._vector.close(terminate=True)
+            raise UserError(
+                f"The environment `{env_id}` cannot be drawn: {_described(error)}. "
+                f"{REMEDY}"
+            ) from error
 
     def _reset_some(self, mask: npt.NDArray[np.bool_], seeds: Array) -> Array:
         by_environment: list[int | None] = [None] * self.num_envs
@@ -99,6 +155,11 @@ class GymEnvironment(VectorEnvironment):
     def close(self) -> None:
         """Closes the environments."""
         self._vector.close()
+
+
+def _described(error: Exception) -> str:
+    """In one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def _offered_ids() -> list[str]:

@@ -142,29 +142,7 @@ def test_what_is_reported() -> None:
     assert unmeasured.keys() == scalars.keys()
 
 
-# Rows that curvature is estimated from ----------------------------------------------
-@pytest.mark.parametrize(
-    ("fraction", "taken"), [(1.0, 32), (0.5, 16), (0.125, 4), (0.01, 1)]
-)
-def test_the_share_of_rows(fraction: float, taken: int) -> None:
-    config = tiny(curvature_fraction=fraction)
-    _, algorithm = make(config)
-    observation = tf.constant(np.arange(32)[:, None] * np.ones(4), tf.float32)
-    drawn = [
-        algorithm._sample(tf.constant([1, i]), observation)[:, 0].numpy()
-        for i in range(200)
-    ]
-    for rows in drawn:
-        # Rows of the batch, none of them twice.
-        assert len(rows) == len(set(rows)) == taken
-        assert set(rows) <= set(range(32))
-    # Each row as often as any other: 200·taken/32 times, give or take 5 deviations.
-    counts = np.bincount(np.concatenate(drawn).astype(int), minlength=32)
-    share = taken / 32
-    deviation = math.sqrt(200 * share * (1 - share))
-    assert np.abs(counts - 200 * share).max() <= 5 * deviation
-
-
+# When curvature is estimated --------------------------------------------------------
 def test_factors_are_updated_when_they_are_due() -> None:
     config = tiny(factor_update_period=3, inverse_update_period=1, factor_decay=0.5)
     _, algorithm = make(config)

@@ -17,6 +17,8 @@ from acktr_tf.kfac import KFAC, CurvatureTape
 from acktr_tf.losses import sampled_action_log_likelihood
 from acktr_tf.policy import ActorCritic
 
+KEY = tf.constant([1, 2])
+
 
 def tiny(**settings: Any) -> Config:
     return Config(
@@ -173,7 +175,7 @@ def test_the_critics_curvature_is_gauss_newton() -> None:
             zip([id(w) for w in weights], tape.gradient(value, weights), strict=True)
         )
         variance = 1.0 if norm == "gauss_newton" else float(value - target[0]) ** 2
-        critic.update(observation, target)
+        critic.update(observation, target, KEY)
         assert isinstance(critic.optimizer, KFAC)
         for block in critic.optimizer.blocks:
             vector = tf.reshape(
@@ -203,10 +205,25 @@ def test_every_norm_learns_the_targets(norm: str) -> None:
     before = error()
     update = tf.function(critic.update)
     for _ in range(10):
-        update(observation, target)
+        update(observation, target, KEY)
     assert error() < 0.1 * before
     assert int(critic.optimizer.iterations.value) == 200
     assert math.isfinite(float(critic.predicted_kl())) == (norm != "euclidean")
+
+
+@pytest.mark.parametrize(("fraction", "depends"), [(1.0, False), (0.25, True)])
+def test_the_critics_curvature_is_of_a_share_of_the_rows(
+    fraction: float, depends: bool
+) -> None:
+    observation = tf.constant(np.random.default_rng(0).normal(size=(32, 4)), tf.float32)
+    found = []
+    for key in ([1, 2], [3, 4]):
+        config = tiny(curvature_fraction=fraction, critic_updates=1)
+        critic = make_critic(config, make(config)[0])
+        critic.update(observation, tf.ones(32), tf.constant(key))
+        assert isinstance(critic.optimizer, KFAC)
+        found.append(critic.optimizer.blocks[0].to_dense())
+    assert np.array_equal(*found) != depends
 
 
 def test_a_critics_step_stays_in_its_radius() -> None:
@@ -221,7 +238,7 @@ def test_a_critics_step_stays_in_its_radius() -> None:
     critic = make_critic(config, policy)
     observation = tf.constant([[0.3, -1.2, 0.7, 2.0]])
     before = policy.value_network(observation)
-    critic.update(observation, tf.constant([1.5]))
+    critic.update(observation, tf.constant([1.5]), KEY)
     moved = float(policy.value_network(observation)[0, 0] - before[0, 0])
     # Three layers, of which each is given all of the change for its own.
     assert 0.5 * (moved / 3) ** 2 == pytest.approx(1e-4 / 3, rel=0.05)

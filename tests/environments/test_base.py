@@ -129,6 +129,33 @@ def test_atari_continues_as_if_never_stopped(game: str, sticky: float) -> None:
         environments.close()
 
 
+@pytest.mark.parametrize("steps", [30, 52, 130, 250])
+def test_environments_set_apart_continue_as_if_never_stopped(steps: int) -> None:
+    gymnasium.register(
+        "AcktrShort-v0",
+        entry_point=gymnasium.spec("MountainCarContinuous-v0").entry_point,
+        max_episode_steps=200,
+    )
+    config = Config(env="AcktrShort-v0", num_envs=4, stagger_episodes=True)
+
+    def steer(environments: VectorEnvironment, count: int) -> list[Step]:
+        actions = np.random.default_rng(count).uniform(-1, 1, (count, 4, 1))
+        return [environments.step(action.astype(np.float32)) for action in actions]
+
+    try:
+        uninterrupted = make_vector_env(config)
+        uninterrupted.reset()
+        steer(uninterrupted, steps)
+        position = stored(uninterrupted.position())
+        expected = steer(uninterrupted, 210)
+        continued = make_vector_env(config)
+        _, restarted = continued.restore(*position)
+        assert restarted == []
+        assert_same(steer(continued, 210), expected)
+    finally:
+        del gymnasium.registry["AcktrShort-v0"]
+
+
 def test_a_continued_run_can_be_saved_again() -> None:
     config = Config(env="CartPole-v1", num_envs=3)
     random = np.random.default_rng(1)

@@ -327,3 +327,53 @@ def test_pictures_are_made_when_asked_for() -> None:
     assert [picture.shape for picture in pictures] == [(400, 600, 3)] * 2
     assert all(picture.dtype == np.uint8 for picture in pictures)
     environments.close()
+
+
+# The first episodes -----------------------------------------------------------------
+def test_environments_are_set_apart_by_their_first_episodes() -> None:
+    environments = GymEnvironment("AcktrCounter-v0", 4, episode_seeds, stagger=True)
+    environments.reset()
+    go = np.zeros(4, np.int64)
+    steps = [environments.step(go) for _ in range(8)]
+    # The limit is 4 steps: the first episodes are of 1, 2, 3 and 4, all others of 4.
+    assert [np.flatnonzero(s.truncated).tolist() for s in steps] == [
+        [0], [1], [2], [3], [0], [1], [2], [3]
+    ]  # fmt: skip
+    # What was cut short is no game that was played, but it has a future.
+    whole = (10.0, 4)
+    assert [s.episodes for s in steps] == [[], [], [], *[[whole]] * 5]
+    assert not any(s.terminated.any() for s in steps)
+    assert steps[1].final_observation is not None
+    assert steps[1].final_observation[1, 1] == 2.0
+    assert steps[1].observation[1, 1] == 0.0
+
+
+def test_scores_are_of_whole_episodes_however_training_is_set_apart() -> None:
+    config = Config(env="AcktrCounter-v0", num_envs=4, stagger_episodes=True)
+    environments = make_vector_env(config, episode_seeds=episode_seeds)
+    environments.reset()
+    steps = [environments.step(np.zeros(4, np.int64)) for _ in range(4)]
+    assert [len(s.episodes) for s in steps] == [0, 0, 0, 4]
+
+
+def test_setting_apart_does_nothing_without_a_time_limit() -> None:
+    config = Config(env="AcktrEndless-v0", num_envs=4, stagger_episodes=True)
+    environments = make_vector_env(config)
+    environments.reset()
+    steps = [environments.step(np.zeros(4, np.int64)) for _ in range(20)]
+    assert not any(s.truncated.any() or s.terminated.any() for s in steps)
+
+
+# Stacks -----------------------------------------------------------------------------
+def test_a_stack_is_of_the_observations_up_to_the_current_one() -> None:
+    config = Config(env="AcktrCounter-v0", num_envs=2, frame_stack=3)
+    environments = make_vector_env(config, episode_seeds=episode_seeds)
+    # An episode begins with copies of its first observation.
+    assert environments.reset()[:, :, 1].tolist() == [[0.0, 0.0, 0.0]] * 2
+    counts = []
+    for _ in range(4):
+        step = environments.step(np.zeros(2, np.int64))
+        counts.append(step.observation[0, :, 1].tolist())
+    assert counts == [[0, 0, 1], [0, 1, 2], [1, 2, 3], [0, 0, 0]]
+    assert step.final_observation is not None
+    assert step.final_observation[0, :, 1].tolist() == [2.0, 3.0, 4.0]

@@ -1,0 +1,127 @@
+"""Observations that are pictures of the environment, drawn offscreen.
+
+What draws runs in processes of its own that never load TensorFlow: in one process with
+it, Mesa's software renderer crashes.
+"""
+
+import multiprocessing
+import os
+from typing import Any
+
+import gymnasium
+import numpy as np
+import numpy.typing as npt
+from gymnasium.envs.mujoco import MujocoEnv
+from PIL import Image
+
+Array = npt.NDArray[Any]
+
+REMEDY = (
+    "MuJoCo draws offscreen by EGL (Debian and Ubuntu: apt install libegl1) or by "
+    "OSMesa (apt install libosmesa6); MUJOCO_GL=egl or MUJOCO_GL=osmesa chooses one. "
+    "Classic control and Box2D draw with pip install 'acktr-tf[video]'."
+)
+
+_BACKENDS = ("egl", "osmesa")
+_BACKEND_VARIABLE = "MUJOCO_GL"
+_OVERSAMPLING = 2
+
+
+class Offscreen(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """Draws without a screen.
+
+    Where there is none and nothing else was chosen, MuJoCo is given the first of EGL
+    and OSMesa that draws; left alone it would ask for a window. Gymnasium points its
+    camera to where things are when it draws first: here that is the simulator's initial
+    state, and not one that a seed decides.
+
+    Args:
+      env: Made with the render mode `rgb_array`.
+    """
+
+    def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
+        super().__init__(env)
+        self._chosen = False
+
+    def render(self) -> Any:
+        """The picture `[H, W, 3]` uint8 of where the environment is."""
+        if not self._chosen:
+            self._choose()
+        return self.env.render()
+
+    def _choose(self) -> None:
+        self._chosen = True
+        # The software renderer's own threads would fight with the other processes.
+        os.environ.setdefault("LP_NUM_THREADS", "0")
+        if not isinstance(self.env.unwrapped, MujocoEnv):
+            return
+        env: Any = self.env.unwrapped
+        position, velocity = env.data.qpos.copy(), env.data.qvel.copy()
+        env.set_state(env.init_qpos, env.init_qvel)
+        self._draw_first()
+        env.set_state(position, velocity)
+
+    def _draw_first(self) -> None:
+        if {"DISPLAY", "WAYLAND_DISPLAY", _BACKEND_VARIABLE} & os.environ.keys():
+            self.env.render()
+            return
+        faults = []
+        for backend in _BACKENDS:
+            os.environ[_BACKEND_VARIABLE] = backend
+            try:
+                self.env.render()
+                return
+            # What fails, and how, differs by system and driver.
+            except Exception as error:
+                faults.append(f"{backend}: {type(error).__name__}: {error}")
+        del os.environ[_BACKEND_VARIABLE]
+        raise RuntimeError("; ".join(faults))
+
+
+class Pictures(gymnasium.ObservationWrapper[Any, Any, Any]):
+    """Gives pictures in place of observations.
+
+    Args:
+      env: What draws; see `picture_options`.
+      size: Height and width; a picture of another size is resampled by area, so that
+        what is thinner than a pixel is seen.
+    """
+
+    def __init__(self, env: gymnasium.Env[Any, Any], size: int) -> None:
+        super().__init__(env)
+        self._size = (size, size)
+        self.observation_space = gymnasium.spaces.Box(0, 255, (size, size, 3), np.uint8)
+        if isinstance(env.unwrapped, MujocoEnv):
+            # Without a graphics card these two cost most.
+            quality = env.unwrapped.model.vis.quality
+            quality.shadowsize = 0
+            quality.offsamples = 0
+
+    def observation(self, observation: Any) -> Array:
+        """The picture `[size, size, 3]` uint8 of where the environment is."""
+        picture = np.asarray(self.env.render())
+        if picture.shape[:2] == self._size:
+            return picture
+        image = Image.fromarray(picture).resize(self._size, Image.Resampling.BOX)
+        return np.asarray(image)
+
+
+def picture_options(env_id: str, size: int) -> dict[str, Any]:
+    """Arguments of `gymnasium.make` with which `env_id` draws itself for `Pictures`.
+
+    MuJoCo's tasks are drawn larger than they are shown, for smooth edges: without a
+    graphics card that is faster by half to three times than its renderer's own
+    multisampling.
+    """
+    options: dict[str, Any] = {"render_mode": "rgb_array"}
+    entry_point = str(gymnasium.spec(env_id).entry_point)
+    if entry_point.startswith("gymnasium.envs.mujoco."):
+        drawn = _OVERSAMPLING * size
+        options |= {"width": drawn, "height": drawn}
+    return options
+
+
+def start_method() -> str:
+    """How processes are started to which nothing of this one comes along."""
+    methods = multiprocessing.get_all_start_methods()
+    return "forkserver" if "forkserver" in methods else "spawn"

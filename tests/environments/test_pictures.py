@@ -1,0 +1,195 @@
+"""Pictures as observations: what they show, and what is said where nothing draws."""
+
+import os
+import subprocess
+import sys
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+
+from acktr_tf.config import Config
+from acktr_tf.environments import make_vector_env
+from acktr_tf.environments.pictures import Offscreen, Pictures, picture_options
+from acktr_tf.errors import UserError
+
+MUJOCO = "InvertedPendulum-v5"
+
+
+class Painter(gymnasium.Env[Any, Any]):
+    """Paints its count."""
+
+    observation_space = gymnasium.spaces.Box(0.0, 1.0, (1,), np.float32)
+    action_space = gymnasium.spaces.Discrete(2)
+    metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012
+    render_mode = "rgb_array"
+
+    def __init__(self, height: int = 4, width: int = 6) -> None:
+        self.size = (height, width)
+        self.count = 0
+
+    def reset(self, **_: Any) -> tuple[Any, dict[str, Any]]:
+        self.count = 0
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.count += 1
+        return np.zeros(1, np.float32), 0.0, False, False, {}
+
+    def render(self) -> Any:
+        picture = np.zeros((*self.size, 3), np.uint8)
+        picture[::2] = 100 + self.count
+        return picture
+
+
+class Blind(Painter):
+    def __init__(self, render_mode: str | None = None) -> None:
+        super().__init__()
+
+    def render(self) -> Any:
+        raise RuntimeError("no library\ndraws")
+
+
+class Choosy(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """Is drawn with some of the libraries only."""
+
+    libraries: tuple[str, ...] = ()
+
+    def render(self) -> Any:
+        self.position = self.env.unwrapped.data.qpos.copy()
+        if os.environ.get("MUJOCO_GL", "glfw") not in self.libraries:
+            raise RuntimeError("no library")
+        return "a picture"
+
+
+def choosy(*libraries: str) -> Choosy:
+    env = Choosy(gymnasium.make(MUJOCO, render_mode="rgb_array"))
+    env.libraries = libraries
+    env.reset(seed=0)
+    return env
+
+
+@pytest.fixture
+def no_screen(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    # Set first, so that what the code sets is undone.
+    monkeypatch.setenv("MUJOCO_GL", "")
+    monkeypatch.delenv("MUJOCO_GL")
+    return monkeypatch
+
+
+# One environment --------------------------------------------------------------------
+def test_a_picture_is_the_mean_over_areas() -> None:
+    env = Pictures(Painter(), 2)
+    assert env.observation_space == gymnasium.spaces.Box(0, 255, (2, 2, 3), np.uint8)
+    first, _ = env.reset()
+    # Every other of four rows is 100: so is half of each of two.
+    assert first.tolist() == [[[50] * 3] * 2] * 2
+    second, *_ = env.step(0)
+    assert second.dtype == np.uint8
+    assert set(second.ravel().tolist()) <= {50, 51}
+
+
+def test_a_picture_of_the_right_size_stays_as_it_is() -> None:
+    env = Pictures(Painter(4, 4), 4)
+    first, _ = env.reset()
+    assert np.array_equal(first, Painter(4, 4).render())
+
+
+@pytest.mark.parametrize("library", ["egl", "osmesa"])
+def test_the_first_library_that_draws_is_taken(
+    library: str, no_screen: pytest.MonkeyPatch
+) -> None:
+    env = choosy(library)
+    position = env.unwrapped.data.qpos.copy()
+    offscreen = Offscreen(env)
+    assert offscreen.render() == "a picture"
+    assert os.environ["MUJOCO_GL"] == library
+    # Where it was drawn, it was itself again.
+    assert np.array_equal(env.position, position)
+
+
+def test_a_choice_is_kept(no_screen: pytest.MonkeyPatch) -> None:
+    no_screen.setenv("MUJOCO_GL", "osmesa")
+    with pytest.raises(RuntimeError, match=r"^no library"):
+        Offscreen(choosy("egl")).render()
+
+
+def test_every_library_that_failed_is_named(no_screen: pytest.MonkeyPatch) -> None:
+    with pytest.raises(RuntimeError, match=r"egl: .*no library; osmesa: .*no library"):
+        Offscreen(choosy()).render()
+
+
+def test_only_mujoco_is_told_how_large_to_draw() -> None:
+    assert picture_options("Reacher-v4", 42) == {
+        "render_mode": "rgb_array",
+        "width": 84,
+        "height": 84,
+    }
+    assert picture_options("CartPole-v1", 42) == {"render_mode": "rgb_array"}
+
+
+# Many -------------------------------------------------------------------------------
+@pytest.mark.parametrize("env", [MUJOCO, "CartPole-v1"])
+def test_policies_are_shown_pictures(env: str) -> None:
+    config = Config(env=env, num_envs=2, pixels=42, frame_stack=2)
+    environments = make_vector_env(config)
+    try:
+        space = environments.observation_space
+        assert space == gymnasium.spaces.Box(0, 255, (2, 42, 42, 3), np.uint8)
+        first = environments.reset()
+        assert first.shape == (2, 2, 42, 42, 3)
+        assert first.dtype == np.uint8
+        assert np.array_equal(first[:, 0], first[:, 1])
+        assert first.std() > 5
+        actions = np.stack([environments.action_space.sample() for _ in range(2)])
+        for _ in range(4):
+            step = environments.step(actions)
+        # What moved is seen.
+        assert not np.array_equal(step.observation[:, 0], step.observation[:, 1])
+        position = environments.position()
+    finally:
+        environments.close()
+    again = make_vector_env(config)
+    try:
+        observation, restarted = again.restore(*position)
+    finally:
+        again.close()
+    assert restarted == []
+    assert np.array_equal(observation, step.observation)
+
+
+def test_drawing_does_not_happen_beside_tensorflow() -> None:
+    """In one process, TensorFlow and Mesa's software renderer crash."""
+    script = (
+        "import tensorflow\n"
+        "from acktr_tf.config import Config\n"
+        "from acktr_tf.environments import make_vector_env\n"
+        "if __name__ == '__main__':\n"
+        f"    for options in [dict(pixels=8), dict()]:\n"
+        f"        config = Config(env='{MUJOCO}', num_envs=1, **options)\n"
+        "        environments = make_vector_env(config, render=not options)\n"
+        "        environments.reset()\n"
+        "        print(environments.render()[0].shape)\n"
+        "        environments.close()\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert result.stdout.split("\n")[:2] == ["(16, 16, 3)", "(480, 480, 3)"]
+
+
+def test_where_nothing_draws_the_error_says_what_to_install() -> None:
+    gymnasium.register("AcktrBlind-v0", entry_point=Blind, disable_env_checker=True)
+    try:
+        with pytest.raises(UserError, match="cannot be drawn") as error:
+            make_vector_env(Config(env="AcktrBlind-v0", num_envs=2, pixels=42))
+    finally:
+        del gymnasium.registry["AcktrBlind-v0"]
+    message = str(error.value)
+    for text in ["AcktrBlind-v0", "no library", "libegl1", "libosmesa6", "MUJOCO_GL="]:
+        assert text in message
+    assert "\n" not in message
