@@ -201,6 +201,7 @@ def make_jobs(suite: Suite, directory: Path, seeds: Iterable[int]) -> list[Job]:
             seed,
             directory / task / algorithm / str(seed),
             [*algorithm_flags, *suite.flags, *task_flags],
+            suite.greedy,
         )
         for seed in seeds
         for task, task_flags in suite.tasks.items()

@@ -314,6 +314,16 @@ class Config:
         high=1.0,
         source="found on Pong; see docs/atari.md",
     )
+    value_lambda: float = _setting(
+        -1.0,
+        "learning",
+        "As gae_lambda, for the returns that the value learns: 1 takes those that are "
+        "bootstrapped at the end of a batch only; -1 takes gae_lambda.",
+        low=0.0,
+        high=1.0,
+        also=-1.0,
+        source=f"{RELEASED}, MuJoCo: 1",
+    )
     entropy_cost: float = _setting(
         0.01,
         "learning",
@@ -619,6 +629,11 @@ class Config:
     def batch_size(self) -> int:
         """Samples an update learns from, `num_envs * unroll_length`."""
         return self.num_envs * self.unroll_length
+
+    @property
+    def value_target_lambda(self) -> float:
+        """λ of the returns that the value learns."""
+        return self.gae_lambda if self.value_lambda < 0 else self.value_lambda
 
     @property
     def total_updates(self) -> int:

@@ -52,6 +52,7 @@ class Job(NamedTuple):
       seed: Its seed.
       directory: Where everything about it is kept.
       flags: Of `acktr_tf.launch`, but for the seed and the run directory.
+      greedy: Whether the final policy is evaluated by its most probable actions.
     """
 
     task: str
@@ -59,6 +60,7 @@ class Job(NamedTuple):
     seed: int
     directory: Path
     flags: list[str]
+    greedy: bool = False
 
     @property
     def name(self) -> str:
@@ -351,7 +353,11 @@ def _work(
 
 def lacks_scores(job: Job, games: int) -> bool:
     """Whether the final policy has yet to be scored over so many games."""
-    return bool(games) and (read_scores(job.directory) or {}).get("games") != games
+    if not games:
+        return False
+    scores = read_scores(job.directory) or {}
+    actions = "greedy" if job.greedy else "sampled"
+    return (scores.get("games"), scores.get("actions")) != (games, actions)
 
 
 def _train(
@@ -393,7 +399,7 @@ def _evaluate(
     job: Job, games: int, environment: Mapping[str, str], stop: StopRequest
 ) -> _Work:
     command = [sys.executable, "-m", EVALUATOR, f"--run_dir={job.run_dir}"]
-    command += ["--json", f"--games={games}"]
+    command += ["--json", f"--games={games}", f"--greedy={str(job.greedy).lower()}"]
     saving = job.directory / f"{_SAVING}evaluation"
     with (
         _faults(f"Cannot evaluate {job.name}"),

@@ -320,6 +320,7 @@ def page(suite: Suite, runs: Sequence[Run]) -> str:
         for run in runs
         if run.status == CRASHED
     ]
+    actions = "its most probable actions" if suite.greedy else "its actions drawn"
     sections = [
         f"# {suite.title}",
         f"Of {len(runs)} runs: {counted}. Written by `python -m acktr_tf.benchmark`, "
@@ -329,7 +330,7 @@ def page(suite: Suite, runs: Sequence[Run]) -> str:
         f"The mean raw return of the last {WINDOW} training episodes: its mean over "
         f"the seeds of finished runs, and the {CONFIDENCE:.0%} bootstrap interval of "
         "that mean. *Evaluation* is the mean raw return of whole games with the "
-        "final policy, over the same seeds.",
+        f"final policy, {actions}, over the same seeds.",
         *(["Crashed, and not in any mean:", "\n".join(crashed)] if crashed else []),
     ]
     if suite.scores:

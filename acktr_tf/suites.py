@@ -13,7 +13,8 @@ from acktr_tf.flagfiles import find_preset
 SUFFIX = ".suite"
 
 _SECTIONS = ("suite", "tasks", "algorithms", "scores")
-_SUITE_KEYS = ("title", "flags")
+_SUITE_KEYS = ("title", "flags", "evaluation")
+_SAMPLED, _GREEDY = "sampled", "greedy"
 _GIVEN = ("--seed", "--run_dir")
 """Flags that each run gets from the benchmark."""
 
@@ -37,6 +38,7 @@ class Suite(NamedTuple):
     tasks: dict[str, list[str]]
     algorithms: dict[str, list[str]]
     scores: dict[str, tuple[float, float]]
+    greedy: bool = False
 
 
 def find_suite(name: str) -> Path:
@@ -59,7 +61,8 @@ def read_suite(path: Path) -> Suite:
 
     The file is in the INI format, with the sections
 
-        [suite]       title = ...; flags = flags of acktr_tf.launch for every run
+        [suite]       title = ...; flags = flags of acktr_tf.launch for every run;
+                      evaluation = sampled or greedy
         [tasks]       a name = flags, one line a task
         [algorithms]  a name = flags, one line an algorithm
         [scores]      a task = low high; optional, but for all tasks or none
@@ -74,6 +77,12 @@ def read_suite(path: Path) -> Suite:
         raise UserError(
             f"{path} has `{unknown[0]}` in [suite]. Accepted: {', '.join(_SUITE_KEYS)}."
         )
+    evaluation = about.get("evaluation") or _SAMPLED
+    if evaluation not in (_SAMPLED, _GREEDY):
+        raise UserError(
+            f"{path}: `evaluation` must be {_SAMPLED} or {_GREEDY}. "
+            f"Received: {evaluation}"
+        )
     name = path.name.removesuffix(SUFFIX)
     tasks = _named_flags(path, "tasks", sections)
     return Suite(
@@ -83,6 +92,7 @@ def read_suite(path: Path) -> Suite:
         tasks,
         _named_flags(path, "algorithms", sections),
         _scores(path, sections.get("scores", {}), tasks),
+        evaluation == _GREEDY,
     )
 
 

@@ -164,7 +164,9 @@ class _Run:
         logged = evaluate or last or (self._updates + 1) % config.log_period == 0
         collected = self._collector.collect(self._step)
         rollout = self._scales.scaled(collected.rollout)
-        batch = make_batch(rollout, config.discount, config.gae_lambda)
+        batch = make_batch(
+            rollout, config.discount, config.gae_lambda, config.value_target_lambda
+        )
         metrics = self._algorithm.update(batch, self._updates, measure=logged)
         self._check_finite(metrics)
         self._scales.update(rollout)

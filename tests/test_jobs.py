@@ -88,7 +88,7 @@ import json, sys
 from pathlib import Path
 
 flags = dict(flag.lstrip("-").partition("=")[::2] for flag in sys.argv[1:])
-assert list(flags) == ["run_dir", "json", "games"], flags
+assert list(flags) == ["run_dir", "json", "games", "greedy"], flags
 run_dir = Path(flags["run_dir"])
 with open("calls.txt", "a") as calls:
     calls.write("evaluate\\n")
@@ -97,7 +97,9 @@ if Path("bad_evaluation").exists():
     sys.exit("no picture" if Path("bad_evaluation").read_text() else 0)
 last = (run_dir / "episodes.csv").read_text().splitlines()[-1]
 mean = 100 + float(last.split(",")[1])
-print(json.dumps({"games": int(flags["games"]), "mean": mean}))
+actions = {"true": "greedy", "false": "sampled"}[flags["greedy"]]
+games = int(flags["games"])
+print(json.dumps({"games": games, "actions": actions, "mean": mean}))
 """
 
 
@@ -276,7 +278,8 @@ def test_a_run_is_trained_and_then_evaluated(fakes):
         *(sys.executable, "-m", "fake_trainer", "--env=good", "--seed=3"),
         *("--run_dir=all/good/3/run", "--noprogress_bar"),
     ]
-    assert read_scores(todo.directory) == {"games": 7, "mean": 106.0}
+    scores = {"games": 7, "actions": "sampled", "mean": 106.0}
+    assert read_scores(todo.directory) == scores
     names = {path.name for path in todo.directory.iterdir()}
     assert names == {"run", "log.txt", "outcome.json", "scores.json"}
 
@@ -330,6 +333,14 @@ def test_what_is_not_evaluated_over_so_many_games_is(fakes):
     assert read_scores(todo.directory)["games"] == 2
     run(todo, games=3)
     assert read_scores(todo.directory)["games"] == 3
+    assert calls() == ["good 0", "evaluate", "evaluate"]
+
+
+def test_what_was_evaluated_by_other_actions_is_again(fakes):
+    for greedy, actions in [(False, "sampled"), (True, "greedy"), (True, "greedy")]:
+        todo = job()._replace(greedy=greedy)
+        run(todo, games=2)
+        assert read_scores(todo.directory)["actions"] == actions
     assert calls() == ["good 0", "evaluate", "evaluate"]
 
 

@@ -459,3 +459,12 @@ def test_a_picture_of_no_run_can_be_drawn(drawn):
 def test_the_report_needs_no_tensorflow():
     source = Path(report.__file__).read_text()
     assert "tensorflow" not in source
+
+
+@pytest.mark.parametrize(
+    ("greedy", "words"), [(True, "its most probable actions"), (False, "drawn")]
+)
+def test_the_page_says_how_policies_were_evaluated(greedy, words):
+    page = report.page(SUITE._replace(greedy=greedy), [make_run()])
+    (line,) = [line for line in page.splitlines() if "*Evaluation*" in line]
+    assert words in line

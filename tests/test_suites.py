@@ -75,6 +75,7 @@ def test_a_suite_is_read_in_its_order(path, encoding):
         },
         "algorithms": {"ACKTR": ["--flagfile=my flags"], "Plain": []},
         "scores": {"Task.B-v1": (0.0, 10.0), "a b": (-1.0, 2.5)},
+        "greedy": False,
     }
     assert list(suite.tasks) == ["Task.B-v1", "a b"]
     assert list(suite.algorithms) == ["ACKTR", "Plain"]
@@ -86,11 +87,20 @@ def test_tasks_and_algorithms_are_enough(path):
     assert (suite.title, suite.flags, suite.scores) == ("two", [], {})
 
 
+@pytest.mark.parametrize(("evaluation", "greedy"), [("greedy", True), ("", False)])
+def test_a_suite_says_how_policies_are_evaluated(path, evaluation, greedy):
+    path.write_text(
+        f"[suite]\nevaluation = {evaluation}\n[tasks]\na =\n[algorithms]\nb =\n"
+    )
+    assert read_suite(path).greedy == greedy
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
         ("[suite]", "", "is not a suite: File contains no section headers"),
-        ("title", "titel", "`titel` in [suite]. Accepted: title, flags."),
+        ("title", "titel", "`titel` in [suite]. Accepted: title, flags, evaluation."),
+        ("title =", "evaluation =", "must be sampled or greedy. Received: Two = 2"),
         ("[scores]", "[score]", "the section [score]. Accepted: [suite], [tasks]"),
         ("[suite]", "[DEFAULT]", "the section [DEFAULT]. Accepted: [suite], [tasks]"),
         ("[algorithms]", "", "must have a section [algorithms] that is not empty"),

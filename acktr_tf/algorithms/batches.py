@@ -25,29 +25,34 @@ class Batch(NamedTuple):
     target: npt.NDArray[np.float32]
 
 
-def make_batch(rollout: Rollout, discount: float, gae_lambda: float) -> Batch:
+def make_batch(
+    rollout: Rollout, discount: float, gae_lambda: float, value_lambda: float
+) -> Batch:
     """The batch of a rollout, step by step and environment by environment.
 
     Args:
       rollout: `T` steps of `B` environments.
       discount: γ.
-      gae_lambda: λ; see `returns.generalized_advantages`. The targets are the λ-returns
-        that go with the advantages, A + V.
+      gae_lambda: λ of the advantages; see `returns.generalized_advantages`.
+      value_lambda: λ of the targets, A + V: with 1 they are bootstrapped at the end of
+        the rollout only.
 
     Returns:
       Of `T·B` rows; it shares the observations' and the actions' memory with the
       rollout.
     """
-    advantage = generalized_advantages(
-        rollout.reward,
-        rollout.terminated,
-        rollout.truncated,
-        rollout.value,
-        rollout.final_value,
-        rollout.last_value,
-        discount,
-        gae_lambda,
-    )
+
+    def advantages(decay: float) -> npt.NDArray[Any]:
+        return generalized_advantages(
+            rollout.reward,
+            rollout.terminated,
+            rollout.truncated,
+            rollout.value,
+            rollout.final_value,
+            rollout.last_value,
+            discount,
+            decay,
+        )
 
     def flat(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
         return array.reshape(-1, *array.shape[2:])
@@ -55,6 +60,6 @@ def make_batch(rollout: Rollout, discount: float, gae_lambda: float) -> Batch:
     return Batch(
         flat(rollout.observation),
         flat(rollout.action),
-        flat(advantage),
-        flat(advantage + rollout.value),
+        flat(advantages(gae_lambda)),
+        flat(advantages(value_lambda) + rollout.value),
     )

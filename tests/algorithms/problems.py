@@ -113,7 +113,12 @@ def learn(
                 terminated=rollout.terminated | rollout.truncated,
                 truncated=np.zeros_like(rollout.truncated),
             )
-        batch = make_batch(rollout, config.discount, config.gae_lambda)
+        batch = make_batch(
+            rollout,
+            config.discount,
+            config.gae_lambda,
+            config.value_target_lambda,
+        )
         scalars = algorithm.update(batch, update, measure=False)
         assert scalars["finite"] == 1.0
         rewards.append(float(rollout.reward.mean()))

@@ -24,8 +24,9 @@ def test_rows_run_over_environments_within_steps():
         last_value=numbers(environments),
     )
     advantage = generalized_advantages(*rollout[2:], 0.9, 0.8)
+    surprise = generalized_advantages(*rollout[2:], 0.9, 0.3)
 
-    batch = make_batch(rollout, 0.9, 0.8)
+    batch = make_batch(rollout, 0.9, 0.8, 0.3)
 
     for step in range(steps):
         for environment in range(environments):
@@ -35,5 +36,5 @@ def test_rows_run_over_environments_within_steps():
             )
             assert batch.action[row] == rollout.action[at]
             assert batch.advantage[row] == advantage[at]
-            assert batch.target[row] == advantage[at] + rollout.value[at]
+            assert batch.target[row] == surprise[at] + rollout.value[at]
     assert len(batch.target) == steps * environments
