@@ -12,8 +12,8 @@ Each algorithm has one set of settings for all tasks:
   TRPO  rl-baselines3-zoo's for MuJoCo
 
 DIR then has run/episodes.csv and run/progress.csv with the raw returns of the training
-episodes, scores.json with the final policy's over whole games, by its most probable actions,
-and outcome.json. A run that is stopped is begun anew.
+episodes, scores.json with the final policy's over whole games, by its most probable
+actions, and outcome.json. A run that is stopped is begun anew.
 """
 
 import argparse
