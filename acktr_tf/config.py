@@ -387,6 +387,15 @@ class Config:
         choices=SCHEDULES,
         source="found on Pong; see docs/atari.md",
     )
+    kl_limit: float = _setting(
+        0.0,
+        "acktr",
+        "Exact KL of the policy that no step may exceed: one that does is shortened; "
+        "0 for none.",
+        unit="nats",
+        low=0.0,
+        source="Schulman et al. 2015: a line search on the exact KL",
+    )
     trust_region: str = _setting(
         "gradient",
         "acktr",

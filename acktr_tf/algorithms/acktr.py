@@ -13,8 +13,12 @@ from acktr_tf.algorithms.sampling import sample_rows
 from acktr_tf.config import Config
 from acktr_tf.errors import UserError
 from acktr_tf.kfac import KFAC, CurvatureTape
+from acktr_tf.kfac.trust_region import shortening
 from acktr_tf.losses import policy_kl, sampled_log_likelihood
 from acktr_tf.policy import ActorCritic, Evaluation
+
+SHORTENINGS = 10
+"""After so many of a tenth nothing is left of a step."""
 
 
 class ACKTR(Algorithm):
@@ -99,18 +103,39 @@ class ACKTR(Algorithm):
         value: tf.Tensor,
         key: tf.Tensor,
     ) -> None:
-        if self._config.kl_target == 0:
+        config = self._config
+        if config.kl_target == 0 and config.kl_limit == 0:
             return
         rows, *outputs = (
-            sample_rows(key, batch, self._config.curvature_fraction)
+            sample_rows(key, batch, config.curvature_fraction)
             for batch in (observation, parameters, value)
         )
-        old, new = self._policy.evaluation(*outputs), self._policy.evaluate(rows)
-        adapt = {
-            "radius": self.optimizer.adapt_radius,
-            "learning_rate": self.optimizer.adapt_learning_rate,
-        }[self._config.kl_adaptation]
-        adapt(policy_kl(old, new), self._kl_target())
+        old = self._policy.evaluation(*outputs)
+        kl = policy_kl(old, self._policy.evaluate(rows))
+        if config.kl_target > 0:
+            adapt = {
+                "radius": self.optimizer.adapt_radius,
+                "learning_rate": self.optimizer.adapt_learning_rate,
+            }[config.kl_adaptation]
+            adapt(kl, self._kl_target())
+        if config.kl_limit > 0:
+            self._shorten(rows, old, kl)
+
+    def _shorten(self, rows: tf.Tensor, old: Evaluation, kl: tf.Tensor) -> None:
+        """Shortens the step just taken until its exact KL is within `kl_limit`."""
+        limit = self._config.kl_limit
+
+        def shorten(tries: tf.Tensor, kl: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            self.optimizer.shorten_step(shortening(kl, limit))
+            return tries + 1, policy_kl(old, self._policy.evaluate(rows))
+
+        tf.while_loop(
+            # A KL that is not a number is not within the limit either.
+            lambda tries, kl: (tries < SHORTENINGS) & ~(kl <= limit),
+            shorten,
+            (tf.constant(0), kl),
+            parallel_iterations=1,
+        )
 
     def _kl_target(self) -> tf.Tensor:
         """The exact KL that the step taken last should have had."""

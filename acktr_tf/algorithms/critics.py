@@ -105,7 +105,7 @@ class GaussNewtonCritic(Critic):
     The value's distribution is N(V(s), σ²), the Fisher matrix of which is the
     Gauss-Newton matrix E[∇V ∇Vᵀ] / σ². It needs no sampled targets: with one output,
     the gradient of a log-likelihood is ∇V times a number whose mean square is 1 / σ².
-    Equation (15) of docs/kfac.md.
+    Equation (16) of docs/kfac.md.
     """
 
     optimizer: KFAC

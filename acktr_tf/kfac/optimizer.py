@@ -372,6 +372,25 @@ class KFAC(keras.optimizers.Optimizer):
         factor = adapted_factor(tf.ones_like(rate.value), kl, target, change=1.5)
         rate.assign(tf.clip_by_value(rate.value * factor, 1e-8, 1.0))
 
+    def shorten_step(self, factor: tf.Tensor) -> None:
+        """Takes back a part of the step applied last, as if it had been shorter.
+
+            θ ← θ + (1 − c) v,  v ← c v
+
+        Call it after a step that was taken, and only then: for a step that went farther
+        than its predicted KL said.
+
+        Args:
+          factor: c, scalar in (0, 1].
+        """
+        for variable, velocity in zip(
+            self._trainable_variables, self._velocity, strict=True
+        ):
+            step = velocity.value
+            variable.assign_add((1.0 - factor) * step)
+            velocity.assign(factor * step)
+        self._scale.assign(factor * self._scale.value)
+
     # Diagnostics ----------------------------------------------------------------
     def predicted_kl(self) -> tf.Tensor:
         """Predicted KL ½vᵀFv of the step applied last, undamped F, in nats. Eq. (12).

@@ -69,3 +69,23 @@ def adapted_factor(
     factor = tf.where(too_large, factor / change, factor)
     factor = tf.where(too_small, factor * change, factor)
     return tf.clip_by_value(factor, 1e-4, 1e4)
+
+
+def shortening(kl: tf.Tensor, limit: float) -> tf.Tensor:
+    """What a step is to be multiplied by whose KL is beyond a limit. Equation (15).
+
+        c = 0.9 sqrt(limit / KL)
+
+    To second order the KL of a step is quadratic in its length, so that this would end
+    a tenth short of the limit; where it is more than that, one does it again.
+
+    Args:
+      kl: Exact KL of the step, in nats; one that is not finite counts as far too large.
+      limit: The largest KL wanted, in nats.
+
+    Returns:
+      Scalar between 0.1 and 0.9.
+    """
+    factor = 0.9 * tf.sqrt(limit / kl)
+    factor = tf.where(tf.math.is_finite(factor), factor, 0.0)
+    return tf.clip_by_value(factor, 0.1, 0.9)

@@ -221,6 +221,25 @@ def test_adapted_radius_gives_the_policy_kl_asked_for(radius: float) -> None:
     assert policy < target / 2.5 or policy > target * 2.5
 
 
+def test_no_step_goes_beyond_the_limit_on_the_exact_kl() -> None:
+    limit = 1e-4
+
+    def exact(**settings: Any) -> list[float]:
+        config = tiny(learning_rate=100.0, kl_radius=0.1, **settings)
+        _, algorithm = make(config)
+        return [
+            algorithm.update(random_batch(config, i), i, measure=True)["exact_kl"]
+            for i in range(20)
+        ]
+
+    free, bounded = exact(), exact(kl_limit=limit)
+    assert min(free) > limit
+    # Shortened to what is just within it, not to nothing.
+    assert max(bounded) <= limit
+    assert min(bounded) > 0.1 * limit
+    assert exact(kl_limit=100.0) == free
+
+
 def test_a_fixed_radius_stays_as_it_is() -> None:
     config = tiny()
     _, algorithm = make(config)

@@ -199,6 +199,28 @@ def test_momentum_does_not_lengthen_a_step_in_a_constant_direction():
     assert (start > before).all()
 
 
+def test_a_shortened_step_is_a_shorter_step():
+    x = tf.constant(twins.inputs(6, 3))
+    steps, scales = [], []
+    for factor in (1.0, 0.25):
+        keras.utils.set_random_seed(0)
+        optimizer, model = attached(learning_rate=1.0, kl_radius=1e-4, momentum=0.5)
+        ordinary_update(optimizer, model, x)
+        before = [variable.numpy() for variable in model.trainable_variables]
+        ordinary_update(optimizer, model, x)
+        optimizer.shorten_step(tf.constant(factor))
+        after = [variable.numpy() for variable in model.trainable_variables]
+        steps.append([a - b for a, b in zip(after, before, strict=True)])
+        scales.append(float(optimizer.trust_region_scale))
+        # Momentum goes on from the step that was taken.
+        velocities = [velocity.numpy() for velocity in optimizer._velocity]
+        for velocity, step in zip(velocities, steps[-1], strict=True):
+            np.testing.assert_allclose(velocity, -step, rtol=1e-3, atol=1e-7)
+    for whole, short in zip(*steps, strict=True):
+        np.testing.assert_allclose(short, 0.25 * whole, rtol=1e-3, atol=1e-7)
+    assert scales[1] == pytest.approx(0.25 * scales[0])
+
+
 def test_a_step_has_the_predicted_kl_of_the_adapted_radius():
     optimizer, model = attached(
         learning_rate=1.0, kl_radius=1e-4, momentum=0.0, trust_region="applied"

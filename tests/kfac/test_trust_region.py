@@ -10,6 +10,7 @@ from acktr_tf.kfac.trust_region import (
     ADAPTATION,
     adapted_factor,
     predicted_kl,
+    shortening,
     step_size,
 )
 
@@ -83,3 +84,14 @@ def test_the_factor_on_the_radius_stays_within_bounds(kl, bound):
     for _ in range(100):
         factor = adapted_factor(factor, tf.constant(kl), 0.001, tf.constant(True))
     np.testing.assert_allclose(factor, bound, rtol=1e-6)
+
+
+@pytest.mark.parametrize("kl", [0.0101, 0.02, 0.5])
+def test_a_step_of_quadratic_kl_is_shortened_to_just_within_the_limit(kl):
+    factor = float(shortening(tf.constant(kl), 0.01))
+    assert kl * factor**2 == pytest.approx(0.81 * 0.01, rel=1e-5)
+
+
+@pytest.mark.parametrize("kl", [1e3, np.inf, np.nan])
+def test_whatever_the_kl_a_tenth_of_a_step_is_tried(kl):
+    np.testing.assert_allclose(shortening(tf.constant(kl, tf.float32), 0.01), 0.1)
