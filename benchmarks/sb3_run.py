@@ -11,9 +11,10 @@ Each algorithm has one set of settings for all tasks:
   A2C   rl-baselines3-zoo's for normalized MuJoCo tasks: its defaults otherwise
   TRPO  rl-baselines3-zoo's for MuJoCo
 
-DIR then has run/episodes.csv and run/progress.csv with the raw returns of the training
-episodes, scores.json with the final policy's over whole games, by its most probable
-actions, and outcome.json. A run that is stopped is begun anew.
+DIR then has run/episodes.csv with the raw returns of the training episodes,
+run/progress.csv with the steps and seconds of each batch, scores.json with the final
+policy's over whole games, by its most probable actions, and outcome.json; with
+--games=0 not the last two. A run that is stopped is begun anew.
 """
 
 import argparse
@@ -56,25 +57,40 @@ ALGORITHMS: dict[str, tuple[Any, int, dict[str, Any]]] = {
 
 
 class Recorder(BaseCallback):
-    """Writes a line for each finished episode, before anything normalizes it."""
+    """Writes a line for each finished episode, before anything normalizes it.
+
+    And one for each batch, when the next one begins.
+    """
 
     def __init__(self, directory: Path) -> None:
         super().__init__()
-        self._file = (directory / "episodes.csv").open("w", newline="")
-        self._episodes = csv.writer(self._file)
+        self._files = [
+            (directory / name).open("w", newline="")
+            for name in ("episodes.csv", "progress.csv")
+        ]
+        self._episodes, self._progress = map(csv.writer, self._files)
         self._episodes.writerow(["step", "episode_return", "episode_length", "seconds"])
+        self._progress.writerow(["step", "seconds"])
         self._start = time.monotonic()
+
+    @property
+    def _seconds(self) -> str:
+        return f"{time.monotonic() - self._start:.3f}"
 
     def _on_step(self) -> bool:
         for info in self.locals["infos"]:
             if episode := info.get("episode"):
-                seconds = f"{time.monotonic() - self._start:.3f}"
                 line = [self.num_timesteps, f"{episode['r']:.9g}", episode["l"]]
-                self._episodes.writerow([*line, seconds])
+                self._episodes.writerow([*line, self._seconds])
         return True
 
+    def _on_rollout_start(self) -> None:
+        self._progress.writerow([self.num_timesteps, self._seconds])
+
     def _on_training_end(self) -> None:
-        self._file.close()
+        self._on_rollout_start()
+        for file in self._files:
+            file.close()
 
 
 def main() -> None:
@@ -101,8 +117,8 @@ def main() -> None:
     )
     model.learn(arguments.total_steps, callback=Recorder(run))
     seconds = time.monotonic() - started
-    (run / "progress.csv").write_text(f"step\n{model.num_timesteps}\n")
-
+    if not arguments.games:
+        return
     # Of new games, in raw rewards.
     games = VecNormalize(make_vec_env(arguments.env, 8, seed=10_000 + arguments.seed))
     games.obs_rms, games.training, games.norm_reward = (

@@ -1,0 +1,251 @@
+"""Steps a second of whole training runs, beside what the machine could do at most.
+
+    python benchmarks/throughput.py --flagfile=mujoco.flags \
+        [--flags="--env=Hopper-v5"] [--other=mujoco_a2c.flags ...] \
+        [--sb3_python=PYTHON] [--sb3=ppo,a2c,trpo] [--steps=200000] [--rounds=3] \
+        [--windows=4] [--json=FILE] [--picture=FILE]
+
+In each of some rounds, one after the other and alone: the environments of the flag file
+stepped with random actions and nothing else; a training run of each flag file; and, in
+PYTHON, training runs of Stable-Baselines3 (see sb3_run.py). The first quarter of each
+run, which compiles and warms up, is left out; the rest is cut into windows. Printed are
+the median, the least and the most steps a second over the windows of all rounds, the
+share of each phase, and the median of the first flag file over each other.
+
+An Atari game is stepped by Stable-Baselines3 with its own preprocessing.
+"""
+
+import argparse
+import csv
+import json
+import platform
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from acktr_tf.flags import define_settings, parse, read_config
+
+ENVIRONMENTS = "environments alone"
+WARM_UP = 0.25
+WORKER = Path(__file__).with_name("sb3_run.py")
+
+
+def window_speeds(step: np.ndarray, seconds: np.ndarray, windows: int) -> np.ndarray:
+    """`[windows]`, steps a second after the first quarter of the steps.
+
+    Args:
+      step: `[R]`, agent steps done at each line of a log.
+      seconds: `[R]`, and the time by then.
+      windows: How many, of equal numbers of lines.
+    """
+    begin = int(np.searchsorted(step, WARM_UP * step[-1]))
+    if len(step) - begin <= windows:
+        raise SystemExit(
+            f"The log has {len(step) - begin} lines after the warm-up: too few for "
+            f"{windows} windows. Give more --steps."
+        )
+    ends = np.linspace(begin, len(step) - 1, windows + 1).round().astype(int)
+    return np.diff(step[ends]) / np.diff(seconds[ends])
+
+
+def read_log(path: Path) -> dict[str, np.ndarray]:
+    """The columns of a progress.csv; what there is not is nan."""
+    with path.open() as file:
+        rows = list(csv.DictReader(file))
+    return {
+        name: np.array([float(row[name] or "nan") for row in rows]) for name in rows[0]
+    }
+
+
+def configuration(flags: list[str]) -> Any:
+    """The settings that flags of acktr_tf.launch mean."""
+    from absl.flags import FlagValues
+
+    values = FlagValues()
+    define_settings(values)
+    parse(values, flags)
+    return read_config(values)
+
+
+def step_environments(flags: list[str], steps: int) -> dict[str, np.ndarray]:
+    """A log of the environments stepped with random actions."""
+    from acktr_tf.environments import make_vector_env
+
+    config = configuration(flags)
+    environments = make_vector_env(config)
+    environments.action_space.seed(0)
+    environments.reset()
+    done, seconds, log = 0, 0.0, []
+    while done < steps:
+        # Drawing actions is acting's business: it is not timed.
+        actions = [
+            np.stack(
+                [environments.action_space.sample() for _ in range(config.num_envs)]
+            )
+            for _ in range(config.unroll_length)
+        ]
+        before = time.perf_counter()
+        for action in actions:
+            environments.step(action)
+        seconds += time.perf_counter() - before
+        done += config.batch_size
+        log.append((done, seconds))
+    environments.close()
+    return dict(zip(("step", "seconds"), np.array(log).T, strict=True))
+
+
+def train(flags: list[str], steps: int) -> dict[str, np.ndarray]:
+    """The log of a training run."""
+    with tempfile.TemporaryDirectory() as directory:
+        run_dir = Path(directory) / "run"
+        command = [sys.executable, "-m", "acktr_tf.launch", *flags, "--noprogress_bar"]
+        command += [f"--total_steps={steps}", f"--run_dir={run_dir}", "--log_period=1"]
+        command += ["--evaluation_period=0"]
+        run(command)
+        return read_log(run_dir / "progress.csv")
+
+
+def train_sb3(
+    python: str, algorithm: str, env: str, steps: int
+) -> dict[str, np.ndarray]:
+    """The log of a training run of Stable-Baselines3."""
+    with tempfile.TemporaryDirectory() as directory:
+        command = [python, str(WORKER), f"--algorithm={algorithm}", f"--env={env}"]
+        command += ["--seed=0", f"--directory={directory}", f"--total_steps={steps}"]
+        run([*command, "--games=0"])
+        return read_log(Path(directory) / "run" / "progress.csv")
+
+
+def run(command: list[str]) -> None:
+    """Runs a command to its end; its output is shown only if it fails."""
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if result.returncode:
+        raise SystemExit(f"{shlex.join(command)} failed:\n{result.stderr[-2000:]}")
+
+
+def phases(log: dict[str, np.ndarray]) -> dict[str, float]:
+    """Share of each phase in the time after the warm-up."""
+    late = log["step"] >= WARM_UP * log["step"][-1]
+    return {
+        name.removeprefix("share_"): float(np.nanmean(column[late]))
+        for name, column in log.items()
+        if name.startswith("share_") and np.isfinite(column[late]).any()
+    }
+
+
+def machine() -> dict[str, Any]:
+    """What it was measured on."""
+    from acktr_tf.jobs import cores
+
+    model = ""
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        lines = info.read_text().splitlines()
+        names = [line for line in lines if line.startswith("model name")]
+        model = names[0].partition(":")[2].strip() if names else ""
+    return {
+        "processor": model or platform.processor(),
+        "cores": cores(),
+        "python": platform.python_version(),
+    }
+
+
+def draw(path: Path, results: dict[str, dict[str, Any]]) -> None:
+    """A bar a contestant, from its least to its most a line."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    names = list(results)
+    median = np.array([results[name]["median"] for name in names])
+    low = median - [results[name]["least"] for name in names]
+    high = [results[name]["most"] for name in names] - median
+    figure, axes = plt.subplots(figsize=(7, 0.5 + 0.45 * len(names)), dpi=110)
+    axes.barh(names, median, xerr=[low, high], capsize=3, height=0.6)
+    axes.invert_yaxis()
+    axes.set_xlabel("agent steps a second")
+    axes.grid(axis="x", alpha=0.3)
+    figure.tight_layout()
+    figure.savefig(path, metadata={"Software": None})
+
+
+def main() -> None:
+    """See the module's docstring."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--flagfile", required=True)
+    parser.add_argument("--flags", default="")
+    parser.add_argument("--other", action="append", default=[])
+    parser.add_argument("--sb3_python", default="")
+    parser.add_argument("--sb3", default="ppo,a2c,trpo")
+    parser.add_argument("--steps", type=int, default=200_000)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--windows", type=int, default=4)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--picture", type=Path)
+    arguments = parser.parse_args()
+    extra = shlex.split(arguments.flags)
+    flags_of = {
+        name: [f"--flagfile={name}", *extra]
+        for name in [arguments.flagfile, *arguments.other]
+    }
+    first = flags_of[arguments.flagfile]
+    env = configuration(first).env
+    sb3 = arguments.sb3.split(",") if arguments.sb3_python else []
+    speeds: dict[str, list[float]] = {}
+    shares: dict[str, dict[str, float]] = {}
+
+    def record(name: str, log: dict[str, np.ndarray]) -> None:
+        found = window_speeds(log["step"], log["seconds"], arguments.windows)
+        speeds.setdefault(name, []).extend(found.tolist())
+        shares.setdefault(name, phases(log))
+        print(f"{name}: {np.median(found):.0f} steps/s", file=sys.stderr, flush=True)
+
+    for _ in range(arguments.rounds):
+        record(ENVIRONMENTS, step_environments(first, arguments.steps))
+        for name, flags in flags_of.items():
+            record(name, train(flags, arguments.steps))
+        for algorithm in sb3:
+            log = train_sb3(arguments.sb3_python, algorithm, env, arguments.steps)
+            record(f"Stable-Baselines3 {algorithm.upper()}", log)
+
+    results = {
+        name: {
+            "median": float(np.median(found)),
+            "least": min(found),
+            "most": max(found),
+            "windows": found,
+            "phases": shares[name],
+        }
+        for name, found in speeds.items()
+    }
+    base = results[arguments.flagfile]["median"]
+    print(f"{env}, {machine()}\n")
+    print("| | steps/s, median | least | most | our median over it |")
+    print("|---|---|---|---|---|")
+    for name, result in results.items():
+        print(
+            f"| {name} | {result['median']:.0f} | {result['least']:.0f} | "
+            f"{result['most']:.0f} | {base / result['median']:.2f} |"
+        )
+    for name, result in results.items():
+        if result["phases"]:
+            parts = [
+                f"{phase} {share:.1%}" for phase, share in result["phases"].items()
+            ]
+            print(f"\n{name}: {', '.join(parts)}")
+    if arguments.json:
+        document = {"env": env, "machine": machine(), "results": results}
+        arguments.json.write_text(json.dumps(document, indent=2) + "\n")
+    if arguments.picture:
+        draw(arguments.picture, results)
+
+
+if __name__ == "__main__":
+    main()
