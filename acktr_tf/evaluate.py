@@ -289,7 +289,6 @@ def filming(
     Yields:
       What adds the current picture to the film.
     """
-    import gymnasium
     from imageio import v2 as imageio
 
     rate = frames_per_second(env)
@@ -301,14 +300,7 @@ def filming(
         options = {"fps": rate, "macro_block_size": 2}
 
     def watch() -> None:
-        try:
-            picture = environments.render()[0]
-        except gymnasium.error.DependencyNotInstalled as error:
-            raise UserError(
-                f"{env} cannot be drawn until what it needs is installed: "
-                f"pip install 'acktr-tf[video]' ({error})"
-            ) from error
-        writer.append_data(picture)
+        writer.append_data(environments.render()[0])
 
     try:
         writer: Any

@@ -178,15 +178,18 @@ def test_missing_packages_for_video(breakout, tmp_path, capsys, monkeypatch):
 
 
 def test_missing_packages_for_drawing(runs, tmp_path, capsys, monkeypatch):
-    # Gymnasium draws its classic tasks with it.
-    monkeypatch.setitem(sys.modules, "pygame", None)
+    # Gymnasium draws its classic tasks with it, in a process that has this one's path.
+    hidden = tmp_path / "hidden"
+    hidden.mkdir()
+    (hidden / "pygame.py").write_text("raise ImportError('not here')\n")
+    monkeypatch.syspath_prepend(hidden)
     path = tmp_path / "a.mp4"
     flags = (f"--model={runs[0] / 'done/export'}", f"--video={path}", "--games=1")
     status, _, err = run(*flags, capsys=capsys)
     assert status == 2
-    assert "CartPole-v1 cannot be drawn" in err
+    assert "`CartPole-v1` cannot be drawn" in err
     assert "pip install 'acktr-tf[video]'" in err
-    assert os.listdir(tmp_path) == []
+    assert os.listdir(tmp_path) == ["hidden"]
 
 
 def test_speed_of_films():

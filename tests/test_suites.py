@@ -188,7 +188,12 @@ def test_the_package_s_suites_are_of_tasks_that_there_are(path):
         assert task == [f"--env={name}"]
         assert gymnasium.spec(name).max_episode_steps
     for algorithm in suite.algorithms.values():
-        assert [flag.partition("=")[0] for flag in algorithm] == ["--flagfile"]
+        assert algorithm[0].startswith("--flagfile=")
+        for task in suite.tasks.values():
+            values = FlagValues()
+            flags.define_settings(values)
+            flags.parse(values, [*algorithm, *suite.flags, *task])
+            assert [f"--env={flags.read_config(values).env}"] == task
 
 
 def test_the_mujoco_suite_is_that_of_the_paper():
