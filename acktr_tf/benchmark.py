@@ -15,7 +15,7 @@ from acktr_tf.command import run_command
 from acktr_tf.config import Config, Setting, differences, settings
 from acktr_tf.errors import UserError
 from acktr_tf.flagfiles import presets
-from acktr_tf.flags import define, define_settings, parse, read_config
+from acktr_tf.flags import config_from, define
 from acktr_tf.jobs import (
     FINISHED,
     OUTCOME,
@@ -252,7 +252,7 @@ def check_settings(jobs: Iterable[Job]) -> None:
     """
     for job in jobs:
         try:
-            config = _config(job)
+            config = config_from(job.arguments)
         except UserError as error:
             raise UserError(f"{job.task}, {job.algorithm}: {error}") from error
         if changed := _changes(job, config):
@@ -261,13 +261,6 @@ def check_settings(jobs: Iterable[Job]) -> None:
                 f"the suite its flags of then, give another --directory, or delete "
                 f"{job.directory} to run it anew."
             )
-
-
-def _config(job: Job) -> Config:
-    values = FlagValues()  # type: ignore[no-untyped-call]
-    define_settings(values)
-    parse(values, job.arguments)
-    return read_config(values)
 
 
 def _changes(job: Job, config: Config) -> list[str]:

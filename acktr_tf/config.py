@@ -191,7 +191,7 @@ class Config:
         "Not for Atari: cut the first episode of each environment off at another part "
         "of its time limit, so that each batch has all times of an episode in it. No "
         "effect without a time limit.",
-        source="found on HalfCheetah; see docs/mujoco.md",
+        source="own choice: off; see docs/mujoco.md",
     )
     normalize_observations: bool = _setting(
         False,

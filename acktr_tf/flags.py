@@ -82,6 +82,18 @@ def read_config(values: FlagValues) -> Config:
     return Config.from_dict({name: values[name].value for name in settings()})
 
 
+def config_from(arguments: Sequence[str]) -> Config:
+    """The settings that arguments of `acktr_tf.launch` mean.
+
+    Raises:
+      UserError: See `parse` and `Config`.
+    """
+    values = FlagValues()  # type: ignore[no-untyped-call]
+    define_settings(values)
+    parse(values, arguments)
+    return read_config(values)
+
+
 def setting_flags(values: FlagValues) -> list[SettingFlag]:
     """The flags of `values` in the order of their definition."""
     own = (values[name] for name in values)

@@ -341,8 +341,9 @@ def _check_reload(policy: ActorCritic, directory: Path) -> None:
         values = random.integers(spec.dtype.min, spec.dtype.max, shape, endpoint=True)
     else:
         values = random.standard_normal(shape)
+    specs = tensor_specs(policy.observations)
     inputs = {
-        name: tf.constant(array, tensor_specs(policy.observations)[name].dtype)
+        name: tf.constant(array, specs[name].dtype)
         for name, array in policy.observations.inputs(values).items()
     }
     outputs = tf.saved_model.load(str(directory)).signatures["serving_default"](

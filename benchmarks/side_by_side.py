@@ -15,13 +15,13 @@ DIR/side_by_side.
 """
 
 import argparse
-import os
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 from acktr_tf.benchmark import all_jobs
+from acktr_tf.flags import config_from
 from acktr_tf.jobs import FINISHED, Job, child_environment, read_outcome
 from acktr_tf.report import read_run, write_report
 from acktr_tf.suites import Suite, find_suite, read_suite
@@ -34,13 +34,18 @@ def other_jobs(
     suite: Suite, directory: Path, seeds: range, python: str
 ) -> list[tuple[Job, list[str]]]:
     """The runs of the others, and what runs each."""
+    first = next(iter(suite.algorithms.values()))
     jobs = []
     for seed in seeds:
         for task, flags in suite.tasks.items():
+            # As many steps of the same task as the suite's first algorithm.
+            config = config_from([*first, *suite.flags, *flags])
             for name, algorithm in OTHERS.items():
                 place = directory / task / name / str(seed)
-                command = [python, str(WORKER), f"--algorithm={algorithm}", *flags]
-                command += [f"--seed={seed}", f"--directory={place}"]
+                command = [python, str(WORKER), f"--algorithm={algorithm}"]
+                command += [f"--env={config.env}", f"--seed={seed}"]
+                command += [f"--total_steps={config.total_steps}"]
+                command += [f"--directory={place}"]
                 jobs.append((Job(task, name, seed, place, []), command))
     return jobs
 
@@ -54,7 +59,7 @@ def is_finished(job: Job) -> bool:
 def run_all(jobs: list[tuple[Job, list[str]]], at_once: int) -> None:
     """Makes the runs that are not finished, some at a time."""
     waiting = [pair for pair in jobs if not is_finished(pair[0])]
-    environment = {**os.environ, **child_environment(at_once)}
+    environment = child_environment(at_once)
     active: list[tuple[Job, subprocess.Popen[bytes]]] = []
     while waiting or active:
         while waiting and len(active) < at_once:

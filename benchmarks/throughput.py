@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 
-from acktr_tf.flags import define_settings, parse, read_config
+from acktr_tf.flags import config_from
 
 ENVIRONMENTS = "environments alone"
 WARM_UP = 0.25
@@ -63,21 +63,11 @@ def read_log(path: Path) -> dict[str, np.ndarray]:
     }
 
 
-def configuration(flags: list[str]) -> Any:
-    """The settings that flags of acktr_tf.launch mean."""
-    from absl.flags import FlagValues
-
-    values = FlagValues()
-    define_settings(values)
-    parse(values, flags)
-    return read_config(values)
-
-
 def step_environments(flags: list[str], steps: int) -> dict[str, np.ndarray]:
     """A log of the environments stepped with random actions."""
     from acktr_tf.environments import make_vector_env
 
-    config = configuration(flags)
+    config = config_from(flags)
     environments = make_vector_env(config)
     environments.action_space.seed(0)
     environments.reset()
@@ -196,7 +186,7 @@ def main() -> None:
         for name in [arguments.flagfile, *arguments.other]
     }
     first = flags_of[arguments.flagfile]
-    env = configuration(first).env
+    env = config_from(first).env
     sb3 = arguments.sb3.split(",") if arguments.sb3_python else []
     speeds: dict[str, list[float]] = {}
     shares: dict[str, dict[str, float]] = {}

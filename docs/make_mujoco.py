@@ -21,6 +21,8 @@ from pathlib import Path
 import numpy as np
 from make_curves import DOCS, WINDOW, with_table
 
+from acktr_tf.config import Config
+from acktr_tf.flags import config_from
 from acktr_tf.report import mean_over_seeds
 
 DATA = DOCS / "data" / "mujoco"
@@ -116,27 +118,12 @@ def tried_table(tried: list[dict[str, str]]) -> str:
     return "\n".join(lines)
 
 
-def preset() -> dict[str, str]:
-    """The flags of mujoco.flags."""
-    lines = [line.strip() for line in FLAGS.read_text().splitlines()]
-    pairs = [line[2:].partition("=") for line in lines if line.startswith("--")]
-    return {name: value for name, _, value in pairs}
-
-
 def difference(settings: dict[str, object]) -> str:
     """In what the settings of a run differ from mujoco.flags, as flags."""
-    from acktr_tf.config import Config
-
-    own = preset()
     parts = []
-    for name, default in Config().to_dict().items():
-        kind = type(default)
-        text = own.get(name)
-        value = (
-            default if text is None else text == "true" if kind is bool else kind(text)
-        )
+    for name, value in config_from([f"--flagfile={FLAGS}"]).to_dict().items():
         # What a setting that came later does by default is what was done before.
-        found = settings.get(name, default)
+        found = settings.get(name, getattr(Config, name))
         if name not in NOT_TRIED and found != value:
             parts.append(f"`{name}={found}`")
     return " ".join(parts)

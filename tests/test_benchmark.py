@@ -470,20 +470,19 @@ def test_a_benchmark_of_cartpole_is_stopped_and_continued(tmp_path):
 # The command ------------------------------------------------------------------------
 
 
-def test_flags_are_answered_fast_and_without_numpy(tmp_path):
+def test_flags_are_answered_without_numpy(tmp_path):
     code = (
-        "import sys, time\n"
-        "start = time.perf_counter()\n"
+        "import sys\n"
         "from acktr_tf import benchmark\n"
         "arguments = ('--help', '--seeds=x', '--suite=z')\n"
         "statuses = [benchmark.main([each]) for each in arguments]\n"
         "heavy = {'tensorflow', 'keras', 'numpy', 'matplotlib'} & set(sys.modules)\n"
-        "print(statuses, heavy or 'light', time.perf_counter() - start < 2)\n"
+        "print(statuses, heavy or 'light')\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False
     )
-    assert done.stdout.splitlines()[-1] == "[0, 2, 2] light True"
+    assert done.stdout.splitlines()[-1] == "[0, 2, 2] light"
     for path in sorted((ROOT / "launch").glob("*.suite")):
         assert path.stem in done.stdout
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from acktr_tf.flags import config_from
+
 DOCS = Path(__file__).parent.parent / "docs"
 
 
@@ -60,12 +62,7 @@ def test_a_task_is_reached_in_training_in_the_evaluation_or_not(make_mujoco):
 
 
 def test_a_run_is_told_by_what_it_does_otherwise(make_mujoco):
-    from acktr_tf.config import Config
-
-    same = {**Config().to_dict(), **{"env": "Hopper-v5", "seed": 2}}
-    for name, text in make_mujoco.preset().items():
-        kind = type(same[name])
-        same[name] = text == "true" if kind is bool else kind(text)
-    assert make_mujoco.difference({**same, "env": "Hopper-v5"}) == ""
+    same = config_from(["--flagfile=mujoco.flags"]).to_dict()
+    assert make_mujoco.difference({**same, "env": "Hopper-v5", "seed": 2}) == ""
     changed = {**same, "damping": 0.5, "frame_stack": 2}
     assert make_mujoco.difference(changed) == "`frame_stack=2` `damping=0.5`"

@@ -57,9 +57,12 @@ def make_batch(
     def flat(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
         return array.reshape(-1, *array.shape[2:])
 
+    advantage = surprise = advantages(gae_lambda)
+    if value_lambda != gae_lambda:
+        surprise = advantages(value_lambda)
     return Batch(
         flat(rollout.observation),
         flat(rollout.action),
-        flat(advantages(gae_lambda)),
-        flat(advantages(value_lambda) + rollout.value),
+        flat(advantage),
+        flat(surprise + rollout.value),
     )

@@ -110,8 +110,7 @@ def picture_options(env_id: str, size: int) -> dict[str, Any]:
     """Arguments of `gymnasium.make` with which `env_id` draws itself for `Pictures`.
 
     MuJoCo's tasks are drawn larger than they are shown, for smooth edges: without a
-    graphics card that is faster by half to three times than its renderer's own
-    multisampling.
+    graphics card that is faster than its renderer's own multisampling.
     """
     options: dict[str, Any] = {"render_mode": "rgb_array"}
     entry_point = str(gymnasium.spec(env_id).entry_point)
