@@ -349,6 +349,9 @@ def page(suite: Suite, runs: Sequence[Run]) -> str:
             ),
         ]
     sections += [
+        "## Every seed",
+        _seeds_table(suite, runs),
+        "The same means of each finished run, in the order of the seeds.",
         "## Learning curves",
         f"![Returns of the training episodes, by task]({CURVES})",
         "A dot is the raw return of one training episode of one seed. The line is the "
@@ -386,6 +389,24 @@ def _scores_table(suite: Suite, runs: Sequence[Run]) -> str:
             cells.append(", ".join(parts) or "-")
         rows.append([task, *cells])
     return _rows(["task", *suite.algorithms], rows)
+
+
+def _seeds_table(suite: Suite, runs: Sequence[Run]) -> str:
+    rows = []
+    for task in suite.tasks:
+        for algorithm in suite.algorithms:
+            group = [run for run in _of(runs, task, algorithm) if run.counts]
+            seeds = ", ".join(str(run.seed) for run in group) or "-"
+            columns = (
+                [run.last_100_mean for run in group],
+                [run.evaluation_mean for run in group],
+            )
+            cells = [
+                ", ".join("-" if math.isnan(m) else _number(m) for m in means) or "-"
+                for means in columns
+            ]
+            rows.append([task, algorithm, seeds, *cells])
+    return _rows(["task", "algorithm", "seeds", "training", "evaluation"], rows)
 
 
 def _aggregate_table(suite: Suite, runs: Sequence[Run]) -> str:

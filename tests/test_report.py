@@ -313,6 +313,19 @@ def test_the_table_of_scores():
     assert "| Hard | `--env=hard` |" in lines
 
 
+def test_every_seed_is_in_the_table_of_seeds():
+    runs = [
+        make_run(seed=0, score=10, evaluation_mean=20.0),
+        make_run(seed=3, score=123.44),
+        make_run(seed=4, status="crashed"),
+        make_run(algorithm="A2C", score=None),
+    ]
+    text = report.page(SUITE, runs)
+    assert "| Easy | ACKTR | 0, 3 | 10.00, 123.4 | 20.00, - |" in text
+    assert "| Easy | A2C | - | - | - |" in text
+    assert "| Hard | ACKTR | - | - | - |" in text
+
+
 def test_the_table_of_aggregates():
     lines = report.page(SUITE, all_runs()).splitlines()
     # ACKTR: 0.85, 0.95 and 0.55, 0.65; the middle half is 0.65 and 0.85.
