@@ -146,6 +146,36 @@ def machine() -> dict[str, Any]:
     }
 
 
+def tables(document: dict[str, Any]) -> str:
+    """What was measured, in Markdown: speeds, and the phases of our own runs.
+
+    Args:
+      document: As --json writes it. Ratios are to its first training run.
+    """
+    results = document["results"]
+    base = next(r["median"] for name, r in results.items() if name != ENVIRONMENTS)
+    machine = document["machine"]
+    lines = [
+        f"{document['env']}, {machine['processor']}, {machine['cores']} cores:",
+        "",
+        "| | steps/s, median | least | most | our median over it |",
+        "|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {name} | {result['median']:,.0f} | {result['least']:,.0f} | "
+        f"{result['most']:,.0f} | {base / result['median']:.2f} |"
+        for name, result in results.items()
+    ]
+    own = {name: r["phases"] for name, r in results.items() if r["phases"]}
+    names = list(dict.fromkeys(phase for found in own.values() for phase in found))
+    lines += ["", f"| share of the time | {' | '.join(names)} |"]
+    lines.append("|---|" + "---|" * len(names))
+    for name, found in own.items():
+        shares = (f"{found[each]:.1%}" if each in found else "" for each in names)
+        lines.append(f"| {name} | {' | '.join(shares)} |")
+    return "\n".join(lines)
+
+
 def draw(path: Path, results: dict[str, dict[str, Any]]) -> None:
     """A bar a contestant, from its least to its most a line."""
     import matplotlib
@@ -215,23 +245,9 @@ def main() -> None:
         }
         for name, found in speeds.items()
     }
-    base = results[arguments.flagfile]["median"]
-    print(f"{env}, {machine()}\n")
-    print("| | steps/s, median | least | most | our median over it |")
-    print("|---|---|---|---|---|")
-    for name, result in results.items():
-        print(
-            f"| {name} | {result['median']:.0f} | {result['least']:.0f} | "
-            f"{result['most']:.0f} | {base / result['median']:.2f} |"
-        )
-    for name, result in results.items():
-        if result["phases"]:
-            parts = [
-                f"{phase} {share:.1%}" for phase, share in result["phases"].items()
-            ]
-            print(f"\n{name}: {', '.join(parts)}")
+    document = {"env": env, "machine": machine(), "results": results}
+    print(tables(document))
     if arguments.json:
-        document = {"env": env, "machine": machine(), "results": results}
         arguments.json.write_text(json.dumps(document, indent=2) + "\n")
     if arguments.picture:
         draw(arguments.picture, results)

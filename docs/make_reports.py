@@ -32,6 +32,7 @@ class Excerpt(NamedTuple):
 EVERY_SEED = "Every seed"
 EXCERPTS = {
     "classic": Excerpt("classic.md", (EVERY_SEED, "All tasks together")),
+    "critic_norm": Excerpt("mujoco.md", (EVERY_SEED,)),
 }
 
 

@@ -1,8 +1,10 @@
 """What every test runs under: a quiet, small TensorFlow, fixed seeds, no screen."""
 
+import importlib
 import os
 import random
 import sys
+from pathlib import Path
 
 import hypothesis
 import numpy as np
@@ -30,6 +32,13 @@ hypothesis.settings.register_profile(
     "tests", deadline=None, derandomize=True, database=None
 )
 hypothesis.settings.load_profile("tests")
+
+
+@pytest.fixture
+def docs_script(monkeypatch):
+    """Imports a script of docs/ by its name; scripts there import their neighbours."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "docs"))
+    return importlib.import_module
 
 
 @pytest.fixture(autouse=True)

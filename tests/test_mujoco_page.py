@@ -1,7 +1,5 @@
 """The tables of docs/mujoco.md are those of the files that they are made from."""
 
-import importlib.util
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,18 +9,9 @@ from acktr_tf.flags import config_from
 DOCS = Path(__file__).parent.parent / "docs"
 
 
-@pytest.fixture(scope="module")
-def make_mujoco():
-    sys.path.insert(0, str(DOCS))  # It imports make_curves, its neighbour.
-    try:
-        spec = importlib.util.spec_from_file_location(
-            "make_mujoco", DOCS / "make_mujoco.py"
-        )
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        yield module
-    finally:
-        sys.path.remove(str(DOCS))
+@pytest.fixture
+def make_mujoco(docs_script):
+    return docs_script("make_mujoco")
 
 
 def test_published_tables_are_those_of_the_files(make_mujoco):

@@ -1,0 +1,63 @@
+"""Tables of the documentation are those of the files that they are made from."""
+
+import csv
+import json
+
+import pytest
+
+
+@pytest.fixture
+def make_reports(docs_script):
+    return docs_script("make_reports")
+
+
+def test_pages_have_the_tables_of_the_reports(make_reports):
+    for name, (page, _) in make_reports.EXCERPTS.items():
+        text = (make_reports.DOCS / page).read_text("utf-8")
+        table = make_reports.excerpt(name)
+        assert make_reports.with_table(text, name, table) == text
+        picture = f"images/{name}.png"
+        assert picture in text
+        assert (make_reports.DOCS / picture).is_file()
+
+
+def test_reports_are_of_all_runs_and_all_are_finished(make_reports):
+    for name in make_reports.EXCERPTS:
+        with (make_reports.DATA / name / make_reports.LINES).open() as file:
+            runs = list(csv.DictReader(file))
+        assert all(run["status"] == "finished" for run in runs), name
+        cells = {(run["task"], run["algorithm"]) for run in runs}
+        seeds = {run["seed"] for run in runs}
+        assert len(runs) == len(cells) * len(seeds), name
+
+
+def test_only_the_tables_of_a_section_are_taken(make_reports):
+    report = "# T\n\n## One\n\n| a |\n| - |\n\nText.\n\n| b |\n\n## Two\n\n| c |\n"
+    assert make_reports.table_of(report, "One") == "| a |\n| - |\n\n| b |"
+    with pytest.raises(ValueError, match="no section 'Three'"):
+        make_reports.table_of(report, "Three")
+
+
+def test_a_report_is_copied_whole(make_reports, tmp_path, monkeypatch):
+    source, docs = tmp_path / "runs", tmp_path / "docs"
+    source.mkdir()
+    (docs / "images").mkdir(parents=True)
+    for file in (make_reports.TABLES, make_reports.LINES, make_reports.CURVES):
+        (source / file).write_text(file)
+    monkeypatch.setattr(make_reports, "DOCS", docs)
+    monkeypatch.setattr(make_reports, "DATA", docs / "data")
+    make_reports.add("classic", source)
+    assert (docs / "data" / "classic" / "report.md").read_text() == "report.md"
+    assert (docs / "data" / "classic" / "report.csv").read_text() == "report.csv"
+    assert (docs / "images" / "classic.png").read_text() == "report.png"
+
+
+def test_the_page_of_speeds_has_the_tables_of_the_measurements(docs_script):
+    make_performance = docs_script("make_performance")
+    page = make_performance.PAGE.read_text("utf-8")
+    files = list((make_performance.DATA / "throughput").glob("*.json"))
+    assert files
+    for path in files:
+        document = json.loads(path.read_text("utf-8"))
+        table = make_performance.throughput.tables(document)
+        assert make_performance.with_table(page, path.stem, table) == page
