@@ -37,7 +37,6 @@ def main() -> None:
     from acktr_tf import checkpoint, run_directory
     from acktr_tf.algorithms import make_algorithm, make_batch
     from acktr_tf.environments import make_vector_env
-    from acktr_tf.kfac.linalg import damped_inverse, pi_correction
     from acktr_tf.policy import ActorCritic
     from acktr_tf.rollout import Collector
 
@@ -112,16 +111,11 @@ def main() -> None:
     print("| λ | damping | loss | signal | total | signal/total | signal/√total |")
     print("|---|---|---|---|---|---|---|")
     for damping in DAMPINGS:
-        inverses = []
-        for block in optimizer.blocks:
-            factors = block.factors()
-            pi, root = pi_correction(*factors), damping**0.5
-            inverses.append(
-                (
-                    damped_inverse(factors.a, pi * root).matrix,
-                    damped_inverse(factors.g, root / pi).matrix,
-                )
-            )
+        # Of "cholesky": the two inverses, whether they succeeded, and failures.
+        inverses = [
+            block.solve(*(factor.numpy() for factor in block.factors()), damping)[:2]
+            for block in optimizer.blocks
+        ]
         for i, gae_lambda in enumerate(LAMBDAS):
             for j, loss in enumerate(("policy", "value")):
                 products = sum(

@@ -27,8 +27,8 @@ from acktr_tf.algorithms import Batch, make_algorithm, make_batch  # noqa: E402
 from acktr_tf.algorithms.acktr import ACKTR  # noqa: E402
 from acktr_tf.config import Config  # noqa: E402
 from acktr_tf.environments import make_vector_env  # noqa: E402
-from acktr_tf.kfac import KFAC, CurvatureTape  # noqa: E402
-from acktr_tf.kfac.blocks import KroneckerBlock  # noqa: E402
+from acktr_tf.kfac import KFAC  # noqa: E402
+from acktr_tf.kfac.blocks import Block  # noqa: E402
 from acktr_tf.losses import sampled_log_likelihood  # noqa: E402
 from acktr_tf.policy import ActorCritic, Evaluation  # noqa: E402
 from acktr_tf.rollout import Collector  # noqa: E402
@@ -79,7 +79,7 @@ class Subject(NamedTuple):
         optimizer = KFAC(factor_decay=0.999)
         optimizer.attach(self.model)
         for draw in range(draws):
-            with CurvatureTape(optimizer.layers) as tape:
+            with optimizer.curvature_tape() as tape:
                 log_likelihood = draw_log_likelihood(self.forward(), [draw, 2])
             optimizer.update_factors(tape, log_likelihood)
         return {
@@ -99,7 +99,7 @@ def draw_log_likelihood(
     return sampled_log_likelihood(Evaluation(distribution, value), tf.constant(key))
 
 
-def predicted_kl(block: KroneckerBlock, step: list[np.ndarray]) -> float:
+def predicted_kl(block: Block, step: list[np.ndarray]) -> float:
     """½vᵀFv of one layer's step."""
     matrix = block.to_matrix([tf.constant(part) for part in step])
     return 0.5 * float(tf.reduce_sum(matrix * block.multiply(matrix)))
@@ -127,7 +127,7 @@ def linear_heads(seed: int) -> Subject:
         return logits, values[:, 0]
 
     # Many draws, since what is tested is not the noise of the factors.
-    with CurvatureTape(optimizer.layers) as curvature_tape:
+    with optimizer.curvature_tape() as curvature_tape:
         log_likelihood = draw_log_likelihood(forward(tf.tile(x, [draws, 1])), [seed, 1])
     optimizer.update_curvature(curvature_tape, log_likelihood)
     action = rng.integers(4, size=states)

@@ -43,11 +43,11 @@ def test_the_mean_over_sampled_targets_converges_to_the_exact_joint_fisher():
         log_likelihood = sampled_log_likelihood(
             evaluation_of(twin.outputs(rows)), tf.constant(KEY)
         )
-    captured = [tape.captured(layer) for layer in twin.layers]
-    gradients = tape.gradient(log_likelihood, [c.pre_activation for c in captured])
+    calls = [tape.calls(layer)[0] for layer in twin.layers]
+    gradients = tape.gradient(log_likelihood, [call.outputs for call in calls])
     per_example = [
         np.einsum("ni,nj->nij", np.c_[c.inputs, np.ones(len(rows))], g)
-        for c, g in zip(captured, gradients, strict=True)
+        for c, g in zip(calls, gradients, strict=True)
     ]
     flat = np.concatenate([p.reshape(len(rows), -1) for p in per_example], axis=1)
     # Mean over the states of what each sample index gives for all of them.

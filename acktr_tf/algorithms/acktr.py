@@ -12,7 +12,7 @@ from acktr_tf.algorithms.base import Algorithm, PhaseClock
 from acktr_tf.algorithms.sampling import sample_rows
 from acktr_tf.config import Config
 from acktr_tf.errors import UserError
-from acktr_tf.kfac import KFAC, CurvatureTape
+from acktr_tf.kfac import KFAC
 from acktr_tf.kfac.trust_region import shortening
 from acktr_tf.losses import policy_kl, sampled_log_likelihood
 from acktr_tf.policy import ActorCritic, Evaluation
@@ -79,7 +79,7 @@ class ACKTR(Algorithm):
 
         def factors() -> tf.Tensor:
             rows = sample_rows(keys[0], observation, self._config.curvature_fraction)
-            with CurvatureTape(self.optimizer.layers) as tape:
+            with self.optimizer.curvature_tape() as tape:
                 evaluation = self._policy.evaluate(rows)
                 log_likelihood = self._log_likelihood(evaluation, keys[1])
             self.optimizer.update_factors(tape, log_likelihood)

@@ -9,7 +9,7 @@ from acktr_tf.algorithms.plain import make_rmsprop
 from acktr_tf.algorithms.sampling import sample_rows
 from acktr_tf.algorithms.schedules import critic_learning_rate
 from acktr_tf.config import Config
-from acktr_tf.kfac import KFAC, CurvatureTape
+from acktr_tf.kfac import KFAC
 from acktr_tf.policy import ActorCritic
 
 
@@ -137,7 +137,7 @@ class GaussNewtonCritic(Critic):
         key: tf.Tensor,
     ) -> None:
         rows = sample_rows(key, inputs, self._config.curvature_fraction)
-        with CurvatureTape(self.optimizer.layers) as tape:
+        with self.optimizer.curvature_tape() as tape:
             root = self._value(rows) / tf.sqrt(variance)
         self.optimizer.update_curvature(tape, root)
         gradients = self._gradients(inputs, target, variance)

@@ -10,6 +10,24 @@ if keras.config.backend() != "tensorflow":
 
 from acktr_tf.kfac.capture import CurvatureTape
 from acktr_tf.kfac.layers import Bias
+from acktr_tf.kfac.likelihoods import (
+    Likelihoods,
+    NegativeLogLikelihood,
+    likelihood_of,
+)
+from acktr_tf.kfac.lookahead import Lookahead
 from acktr_tf.kfac.optimizer import KFAC
+from acktr_tf.kfac.training import Model, Sequential, Trainer
 
-__all__ = ["KFAC", "Bias", "CurvatureTape"]
+__all__ = [
+    "KFAC",
+    "Bias",
+    "CurvatureTape",
+    "Likelihoods",
+    "Lookahead",
+    "Model",
+    "NegativeLogLikelihood",
+    "Sequential",
+    "Trainer",
+    "likelihood_of",
+]

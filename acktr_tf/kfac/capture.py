@@ -1,4 +1,4 @@
-"""The GradientTape hook: a layer's inputs and pre-activations in one forward pass."""
+"""The GradientTape hook: what layers are given and compute in one forward pass."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Self
@@ -7,16 +7,21 @@ import keras
 import tensorflow as tf
 
 
-class Captured(NamedTuple):
-    """What one call of a layer computed from.
+class Call(NamedTuple):
+    """One call of a layer.
 
     Attributes:
       inputs: What the layer was given, `[N, ...]`.
-      pre_activation: What it computed before its activation function, `[N, ...]`.
+      outputs: What it computed before its activation function, `[N, ...]`; of a layer
+        that has none, what it returned.
+      training: Whether it was called to train.
+      mask: Which of the inputs count, as Keras gives it to layers that want to know.
     """
 
     inputs: tf.Tensor
-    pre_activation: tf.Tensor
+    outputs: tf.Tensor
+    training: bool
+    mask: tf.Tensor | None = None
 
 
 class CurvatureTape(tf.GradientTape):
@@ -24,33 +29,44 @@ class CurvatureTape(tf.GradientTape):
 
     Inside the `with` block, call the model once and compute a log-likelihood from its
     outputs; then `KFAC.update_curvature` takes gradients of that with respect to the
-    pre-activations. The hook sits on the layers only while the block is open. Weights
-    are not watched: the gradients of the loss want a tape of their own.
+    pre-activations. A model may call a layer several times. The hook sits on the layers
+    only while the block is open. The gradients of the loss want a tape of their own,
+    which may be open at the same time. `KFAC.curvature_tape()` makes one:
 
-        with CurvatureTape(optimizer.layers) as tape:
+        with optimizer.curvature_tape() as tape:
             log_likelihood = ...  # [N], of targets sampled from the model
         optimizer.update_curvature(tape, log_likelihood)
 
     Args:
-      layers: Layers with an `activation` attribute that they apply last, such as
-        Dense and Conv2D.
+      layers: Built layers that return one tensor. One with an `activation` attribute
+        must apply that last, as Dense and Conv2D do.
+      variables: Weights whose own gradients are wanted.
     """
 
-    def __init__(self, layers: Sequence[keras.layers.Layer]) -> None:
+    def __init__(
+        self,
+        layers: Sequence[keras.layers.Layer],
+        variables: Sequence[keras.Variable] = (),
+    ) -> None:
         super().__init__(persistent=False, watch_accessed_variables=False)
         self._layers = list(layers)
-        self._inputs: dict[int, tf.Tensor] = {}
+        self._variables = list(variables)
+        self._calls: dict[int, list[Call]] = {}
+        # Of the calls under way: what `activation` was given.
         self._pre_activations: dict[int, tf.Tensor] = {}
         self._unhooked: list[tuple[keras.layers.Layer, dict[str, Any]]] = []
 
     def __enter__(self) -> Self:
         super().__enter__()
+        for variable in self._variables:
+            self.watch(variable.value)
         # Written past Keras' attribute tracking: the hook is no part of the layer.
         for layer in self._layers:
-            hooks = {
-                "activation": self._recording_activation(layer, layer.activation),
-                "call": self._recording_call(layer, layer.call),
-            }
+            hooks = {"call": self._recording_call(layer, layer.call)}
+            if hasattr(layer, "activation"):
+                hooks["activation"] = self._recording_activation(
+                    layer, layer.activation
+                )
             own = {name: layer.__dict__[name] for name in hooks.keys() & vars(layer)}
             self._unhooked.append((layer, own))
             layer.__dict__.update(hooks)
@@ -58,36 +74,58 @@ class CurvatureTape(tf.GradientTape):
 
     def __exit__(self, *exception: Any) -> None:
         for layer, own in reversed(self._unhooked):
-            del layer.__dict__["activation"], layer.__dict__["call"]
+            for name in ("call", "activation"):
+                layer.__dict__.pop(name, None)
             layer.__dict__.update(own)
         self._unhooked.clear()
         super().__exit__(*exception)
 
-    def captured(self, layer: keras.layers.Layer) -> Captured:
-        """What was recorded of `layer`.
+    def calls(self, layer: keras.layers.Layer) -> list[Call]:
+        """What was recorded of `layer`, in the order of its calls.
 
         Raises:
           ValueError: The layer was not called inside the block.
         """
-        if id(layer) not in self._pre_activations:
+        if id(layer) not in self._calls:
             raise ValueError(
                 f"Layer `{layer.name}` was not called inside the CurvatureTape's "
                 "block. Call the whole model there."
             )
-        return Captured(self._inputs[id(layer)], self._pre_activations[id(layer)])
+        return list(self._calls[id(layer)])
+
+    @property
+    def examples(self) -> tf.Tensor:
+        """How many examples the layers were called on, scalar int32.
+
+        Raises:
+          ValueError: No layer was called.
+        """
+        calls = next(iter(self._calls.values()), None)
+        if calls is None:
+            raise ValueError(
+                "No layer was called inside the CurvatureTape's block. Call the model "
+                "there."
+            )
+        return tf.shape(tf.nest.flatten(calls[0].outputs)[0])[0]
 
     def _recording_call(
         self, layer: keras.layers.Layer, call: Callable[..., Any]
     ) -> Callable[..., Any]:
-        def record(inputs: tf.Tensor, *args: Any, **kwargs: Any) -> Any:
-            if id(layer) in self._inputs:
-                raise ValueError(
-                    f"Layer `{layer.name}` is called more than once inside the "
-                    "CurvatureTape's block. Accepted: one call of a model that calls "
-                    "each of its layers once."
+        def record(*args: Any, **kwargs: Any) -> Any:
+            result = call(*args, **kwargs)
+            outputs = self._pre_activations.pop(id(layer), None)
+            if outputs is None:
+                outputs = result
+                self.watch(outputs)
+            self._calls.setdefault(id(layer), []).append(
+                Call(
+                    [*args, *kwargs.values()][0],
+                    outputs,
+                    bool(kwargs.get("training")),
+                    kwargs.get("mask"),
                 )
-            self._inputs[id(layer)] = inputs
-            return call(inputs, *args, **kwargs)
+            )
+            return result
 
         return record
 

@@ -1,19 +1,20 @@
 """Damped inverses of Kronecker factors, and what happens when one fails.
 
-Nothing here raises into a run: a factorization that fails is tried again with more
-damping, and one that cannot succeed reports that and leaves the last inverse alone.
+All of it runs on the host, in NumPy and LAPACK, whose routines report failure where
+TensorFlow's raise, and may be called from any thread. Nothing here raises into a run: a
+factorization that fails is tried again with more damping, and one that cannot succeed
+reports that, so that the last inverse is left alone.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import tensorflow as tf
 from scipy.linalg import lapack
 
 DAMPING_RAISE = 10.0
 MAX_RAISES = 8
-
 
 Array = npt.NDArray[Any]
 
@@ -22,17 +23,33 @@ class Inverse(NamedTuple):
     """Outcome of a damped inversion.
 
     Attributes:
-      matrix: `[n, n]`, (M + shift I)⁻¹, or zeros if it failed.
-      succeeded: Scalar bool.
-      failures: Scalar int32, factorizations that failed on the way.
+      matrix: (M + shift I)⁻¹, of M's shape; zeros if it failed.
+      succeeded: Whether it did.
+      failures: Factorizations that failed on the way.
     """
 
-    matrix: tf.Tensor
-    succeeded: tf.Tensor
-    failures: tf.Tensor
+    matrix: Array
+    succeeded: bool
+    failures: int
 
 
-def pi_correction(factor_a: tf.Tensor, factor_g: tf.Tensor) -> tf.Tensor:
+class Eigenbasis(NamedTuple):
+    """Outcome of an eigendecomposition.
+
+    Attributes:
+      values: `[n]`, eigenvalues, those below zero by rounding as zero.
+      vectors: `[n, n]`, eigenvectors in columns, or zeros if it failed.
+      succeeded: Whether it did.
+      failures: Decompositions that failed on the way.
+    """
+
+    values: Array
+    vectors: Array
+    succeeded: bool
+    failures: int
+
+
+def pi_correction(mean_a: float, mean_g: float) -> float:
     """How damping is split between two factors.
 
         π = sqrt((tr A / dim A) / (tr G / dim G))
@@ -41,49 +58,33 @@ def pi_correction(factor_a: tf.Tensor, factor_g: tf.Tensor) -> tf.Tensor:
     docs/kfac.md.
 
     Args:
-      factor_a: `[n, n]`.
-      factor_g: `[m, m]`.
+      mean_a: tr A / dim A.
+      mean_g: tr G / dim G.
 
     Returns:
-      Scalar; 1 where a trace is zero or not finite, so that no damping is lost.
+      π; 1 where a trace is zero or not finite, so that no damping is lost.
     """
-    mean_a = tf.reduce_mean(tf.linalg.diag_part(factor_a))
-    mean_g = tf.reduce_mean(tf.linalg.diag_part(factor_g))
-    pi = tf.sqrt(mean_a / mean_g)
-    usable = tf.math.is_finite(pi) & (pi > 0.0)
-    return tf.where(usable, pi, tf.ones_like(pi))
+    # In float64: the ratio of two float32 may be neither.
+    a, g = float(mean_a), float(mean_g)
+    if not (math.isfinite(a) and math.isfinite(g) and a > 0.0 and g > 0.0):
+        return 1.0
+    return math.sqrt(a / g)
 
 
-def damped_inverse(matrix: tf.Tensor, shift: tf.Tensor) -> Inverse:
-    """(M + shift I)⁻¹ by Cholesky factorization, on the host.
+def damped_inverse(matrix: Array, shift: float) -> Inverse:
+    """(M + shift I)⁻¹ by Cholesky factorization.
 
-    LAPACK is called directly because it reports failure where TensorFlow's own
-    Cholesky raises, and is about twice as fast on a CPU. If the shifted matrix is not
-    positive definite in floating point, the shift is raised tenfold, up to eight times.
+    If the shifted matrix is not positive definite in floating point, the shift is
+    raised tenfold, up to eight times.
 
     Args:
       matrix: `[n, n]`, symmetric positive semidefinite up to rounding.
-      shift: Scalar, positive.
+      shift: Positive.
     """
-    inverse, succeeded, failures = tf.numpy_function(
-        _lapack_inverse,
-        [matrix, shift],
-        [matrix.dtype, tf.bool, tf.int32],
-        stateful=False,
-    )
-    inverse.set_shape(matrix.shape)
-    succeeded.set_shape([])
-    failures.set_shape([])
-    return Inverse(inverse, succeeded, failures)
-
-
-def _lapack_inverse(
-    matrix: Array, shift: np.floating
-) -> tuple[Array, np.bool_, np.int32]:
     factorize, invert = lapack.get_lapack_funcs(("potrf", "potri"), (matrix,))
     diagonal = np.arange(len(matrix))
     failures = 0
-    if np.isfinite(matrix).all() and np.isfinite(shift):
+    if np.isfinite(matrix).all() and math.isfinite(shift):
         for raises in range(MAX_RAISES + 1):
             # The matrix is symmetric: its transpose is a Fortran array as LAPACK wants.
             shifted = matrix.T.copy(order="F")
@@ -94,8 +95,34 @@ def _lapack_inverse(
                 if info == 0 and np.isfinite(lower).all():
                     inverse = lower + lower.T
                     inverse[diagonal, diagonal] *= 0.5
-                    return inverse, np.bool_(True), np.int32(failures)
+                    return Inverse(inverse, True, failures)
             failures += 1
     else:
         failures = 1
-    return np.zeros_like(matrix), np.bool_(False), np.int32(failures)
+    return Inverse(np.zeros_like(matrix), False, failures)
+
+
+def eigenbasis(matrix: Array) -> Eigenbasis:
+    """M = Q diag(e) Qᵀ by LAPACK's divide and conquer.
+
+    A decomposition that fails is tried again by the slower QR iteration.
+
+    Args:
+      matrix: `[n, n]`, symmetric positive semidefinite up to rounding.
+    """
+    failures = 0
+    if np.isfinite(matrix).all():
+        for routine in ("syevd", "syev"):
+            (decompose,) = lapack.get_lapack_funcs((routine,), (matrix,))
+            # Its transpose is the matrix, as a Fortran array that LAPACK may overwrite.
+            values, vectors, info = decompose(
+                matrix.T.copy(order="F"), lower=1, overwrite_a=1
+            )
+            if info == 0 and np.isfinite(vectors).all() and np.isfinite(values).all():
+                vectors = np.ascontiguousarray(vectors)
+                return Eigenbasis(np.maximum(values, 0.0), vectors, True, failures)
+            failures += 1
+    else:
+        failures = 1
+    nothing = np.zeros_like(matrix)
+    return Eigenbasis(nothing[0], nothing, False, failures)

@@ -1,17 +1,30 @@
 """K-FAC as a Keras optimizer: natural gradient with a trust region and momentum."""
 
-from collections.abc import Sequence
+import threading
+import weakref
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from acktr_tf.kfac.blocks import KroneckerBlock, make_blocks
+from acktr_tf.kfac.blocks import INVERSES, Block, Options
 from acktr_tf.kfac.capture import CurvatureTape
+from acktr_tf.kfac.curvature import Curvature, inner_product, inverses_due
+from acktr_tf.kfac.damping import adapted_damping
 from acktr_tf.kfac.factors import CONV_POSITIONS
+from acktr_tf.kfac.memory import memory
+from acktr_tf.kfac.quadratic import quadratic_step
 from acktr_tf.kfac.trust_region import adapted_factor, predicted_kl, step_size
 
 TRUST_REGIONS = ("gradient", "applied")
+STEP_RULES = ("momentum", "quadratic")
+FISHERS = ("sampled", "empirical")
+FALLBACKS = (None, "diagonal")
+
+Gram = Callable[[Sequence[Sequence[tf.Tensor]]], tf.Tensor]
+"""Directions, each a list with one tensor a variable → their inner products in the
+metric of the Fisher matrix, `[D, D]`."""
 
 
 @keras.saving.register_keras_serializable(package="acktr_tf")
@@ -30,15 +43,16 @@ class KFAC(keras.optimizers.Optimizer):
     direction the step applied tends to ηΔ. (The released code of Wu et al. 2017 does
     the same in other words: it scales its learning rate by 1 − μ.)
 
-    A custom training step:
+    With `kfac.Model` it is given to `compile` like any other optimizer. A training step
+    of one's own:
 
         optimizer = KFAC(learning_rate=0.25, kl_radius=0.001)
         optimizer.attach(model)
-        with CurvatureTape(optimizer.layers) as curvature_tape:
+        with optimizer.curvature_tape() as curvature_tape, tf.GradientTape() as tape:
+            outputs = model(x, training=True)
+            loss = ...
             log_likelihood = ...  # [N], of targets sampled from the model's outputs
         optimizer.update_curvature(curvature_tape, log_likelihood)
-        with tf.GradientTape() as tape:
-            loss = ...
         gradients = tape.gradient(loss, model.trainable_variables)
         optimizer.apply(gradients, model.trainable_variables)
 
@@ -49,13 +63,38 @@ class KFAC(keras.optimizers.Optimizer):
         in the damped metric ⟨g, F⁻¹g⟩ as in the paper. "applied": v, with the
         undamped F; this costs two more matrix products a layer.
       momentum: μ, in [0, 1).
+      step_rule: "momentum", as above, or "quadratic": η and μ of each step minimize the
+        quadratic model of the loss with the exact Fisher matrix of the batch; see
+        `apply_quadratic`. They are then multiplied by `learning_rate`, which should be
+        1, and the radius bounds the step applied.
       damping: λ, Tikhonov damping of F.
+      damping_period: Every so many steps `kfac.Model` adapts the damping by the
+        Levenberg-Marquardt rule; see `adapt_damping`. None for damping that stays.
       factor_decay: ρ, decay of the running factors.
+      factor_update_period: Steps between two updates of the factors by `kfac.Model`.
       inverse_update_period: Steps between two inversions of the factors; in the first
         period they are inverted at every step.
+      inverse: How blocks are inverted. "cholesky": A and G, each with its part of the
+        damping. "eigen": in their eigenbases, with exact damping. "ekfac": the same,
+        with a spectrum that follows every batch (George et al. 2018).
+      inverse_thread: Invert in a thread while training goes on. The inverses in force
+        are then those of the period before: of factors at most 2 ·
+        `inverse_update_period` − 1 steps old. This does not depend on how long it
+        takes; a step waits where the time before is not done.
       conv_positions: What is assumed of the gradients at the positions of a
         convolution. "uncorrelated": KFC. "correlated": an upper bound, the more
         careful of the two by the number of positions.
+      curvature_fraction: Of the batch, in (0, 1], for the factors in `kfac.Model`.
+        Less than 1 costs a forward pass of its own on so many examples.
+      patch_period: Of the positions of a convolution one in so many along each axis has
+        its patch in the factor A; another one in each update. Not with "ekfac".
+      max_patch_bytes: Of patches that are held at a time; more are made in pieces.
+      fallback: For layers that have no Kronecker-factored block, "diagonal": the
+        diagonal of their Fisher matrix. None: they are an error.
+      fisher: Of which matrix `kfac.Model` takes the factors. "sampled": the Fisher
+        matrix, by targets sampled from the model. "empirical": the uncentred covariance
+        of the loss's gradients, which is no Fisher matrix (Kunstner et al. 2019).
+      seed: Of the targets that are sampled.
       name: Name of the optimizer.
       **kwargs: Of `keras.optimizers.Optimizer`.
 
@@ -69,61 +108,108 @@ class KFAC(keras.optimizers.Optimizer):
         kl_radius: float | None = 0.001,
         trust_region: str = "gradient",
         momentum: float = 0.9,
+        step_rule: str = "momentum",
         damping: float = 0.001,
+        damping_period: int | None = None,
         factor_decay: float = 0.99,
+        factor_update_period: int = 1,
         inverse_update_period: int = 10,
+        inverse: str = "cholesky",
+        inverse_thread: bool = False,
         conv_positions: str = "uncorrelated",
+        curvature_fraction: float = 1.0,
+        patch_period: int = 1,
+        max_patch_bytes: int = 256 * 2**20,
+        fallback: str | None = None,
+        fisher: str = "sampled",
+        seed: int = 0,
         name: str = "kfac",
         **kwargs: Any,
     ) -> None:
         super().__init__(learning_rate=learning_rate, name=name, **kwargs)
         if kl_radius is not None:
             _require(kl_radius > 0, "kl_radius", "positive or None", kl_radius)
-        _require(
-            trust_region in TRUST_REGIONS,
-            "trust_region",
-            "one of " + ", ".join(TRUST_REGIONS),
-            trust_region,
-        )
+        if damping_period is not None:
+            _require(
+                damping_period >= 1, "damping_period", "at least 1", damping_period
+            )
+        _require_one_of(TRUST_REGIONS, "trust_region", trust_region)
         _require(0 <= momentum < 1, "momentum", "in [0, 1)", momentum)
+        _require_one_of(STEP_RULES, "step_rule", step_rule)
         _require(damping > 0, "damping", "positive", damping)
         _require(0 <= factor_decay < 1, "factor_decay", "in [0, 1)", factor_decay)
+        for argument, value in [
+            ("factor_update_period", factor_update_period),
+            ("inverse_update_period", inverse_update_period),
+            ("patch_period", patch_period),
+            ("max_patch_bytes", max_patch_bytes),
+        ]:
+            _require(value >= 1, argument, "at least 1", value)
+        _require_one_of(tuple(INVERSES), "inverse", inverse)
+        _require_one_of(CONV_POSITIONS, "conv_positions", conv_positions)
         _require(
-            inverse_update_period >= 1,
-            "inverse_update_period",
-            "at least 1",
-            inverse_update_period,
+            0 < curvature_fraction <= 1,
+            "curvature_fraction",
+            "in (0, 1]",
+            curvature_fraction,
         )
         _require(
-            conv_positions in CONV_POSITIONS,
-            "conv_positions",
-            "one of " + ", ".join(CONV_POSITIONS),
-            conv_positions,
+            patch_period == 1 or inverse != "ekfac",
+            "patch_period",
+            '1 with inverse="ekfac", which needs whole gradients of each example',
+            patch_period,
+        )
+        _require_one_of(FALLBACKS, "fallback", fallback)
+        _require_one_of(FISHERS, "fisher", fisher)
+        _require(
+            fallback is None or fisher == "sampled",
+            "fisher",
+            'sampled with fallback="diagonal", which needs scores of mean zero',
+            fisher,
         )
         self.kl_radius = kl_radius
         self.trust_region = trust_region
         self.momentum = momentum
+        self.step_rule = step_rule
         self.damping = damping
+        self.damping_period = damping_period
         self.factor_decay = factor_decay
+        self.factor_update_period = factor_update_period
         self.inverse_update_period = inverse_update_period
+        self.inverse = inverse
+        self.inverse_thread = inverse_thread
         self.conv_positions = conv_positions
-        self._blocks: list[KroneckerBlock] = []
+        self.curvature_fraction = curvature_fraction
+        self.patch_period = patch_period
+        self.max_patch_bytes = max_patch_bytes
+        self.fallback = fallback
+        self.fisher = fisher
+        self.seed = seed
+        self._model: Callable[[], keras.layers.Layer | None] = lambda: None
+        self._curvature: Curvature | None = None
+        # Replicas are traced in threads of their own, each with its part of the batch.
+        self._local = threading.local()
 
     # Building -------------------------------------------------------------------
     def attach(self, model: keras.layers.Layer) -> None:
         """Makes a block for each trainable layer of `model`, and all variables.
 
+        If the model has no weights yet, that is done when the optimizer is built.
+
         Raises:
           ValueError: A layer is not supported, and the message names it; or the
             optimizer is attached already.
         """
-        if self.built:
+        attached = self._model()
+        if attached is not None:
             raise ValueError(
-                f"KFAC is attached to a model already: make another for `{model.name}`."
+                f"KFAC is attached to model `{attached.name}` already: make another "
+                f"for `{model.name}`."
             )
-        with keras.name_scope(self.name):
-            self._blocks = make_blocks(model, self.add_variable, self.conv_positions)
-            self.build([v for block in self._blocks for v in block.variables])
+        # No attribute of the optimizer's: Keras saves what those hold with it.
+        self._model = weakref.ref(model)
+        if model.built:
+            self.build(model.trainable_variables)
 
     def build(self, variables: Sequence[keras.Variable]) -> None:
         """Makes the optimizer's variables; `attach` calls it.
@@ -134,19 +220,62 @@ class KFAC(keras.optimizers.Optimizer):
         """
         if self.built:
             return
-        covered = {id(v) for block in self._blocks for v in block.variables}
-        missing = [v.path for v in variables if id(v) not in covered]
-        if missing:
-            raise ValueError(
-                "KFAC needs the layers behind the variables: call `attach(model)` "
-                f"before the first step. Received variables without a layer: {missing}"
-            )
-        super().build(variables)
-        self._velocity = self.add_optimizer_variables(variables, "velocity")
-        self._scale = self._add_scalar("trust_region_scale", "float32")
-        self._failures = self._add_scalar("failed_factorizations", "int32")
-        self._skipped = self._add_scalar("skipped_steps", "int32")
-        self._radius_factor = self._add_scalar("radius_factor", "float32", "ones")
+        with keras.name_scope(self.name):
+            blocks = self._make_curvature()
+            covered = {id(v) for v in blocks}
+            missing = [v.path for v in variables if id(v) not in covered]
+            if missing:
+                raise ValueError(
+                    "KFAC needs the layers behind the variables: call `attach(model)` "
+                    "before the first step, or compile a `kfac.Model`. Received "
+                    f"variables without a layer: {missing}"
+                )
+            super().build(blocks)
+            self._velocity = self.add_optimizer_variables(blocks, "velocity")
+            self._scale = self._add_scalar("trust_region_scale", "float32")
+            self._failures = self._add_scalar("failed_factorizations", "int32")
+            self._rejected = self._add_scalar("rejected_statistics", "int32")
+            self._skipped = self._add_scalar("skipped_steps", "int32")
+            self._radius_factor = self._add_scalar("radius_factor", "float32", "ones")
+            self._damping_factor = self._add_scalar("damping_factor", "float32", "ones")
+            self._predicted_change = self._add_scalar("predicted_change", "float32")
+            self._gradient_norm = self._add_scalar("gradient_norm", "float32")
+            self._step_norm = self._add_scalar("step_norm", "float32")
+            self._cosine = self._add_scalar("cosine", "float32")
+
+    def _make_curvature(self) -> list[keras.Variable]:
+        """The weights that have a block, once there are blocks."""
+        model = self._model()
+        if model is None:
+            return []
+        self._curvature = Curvature(model, self.add_variable, self._options())
+        return self._curvature.variables
+
+    def _options(self) -> Options:
+        return Options(
+            inverse=self.inverse,
+            conv_positions=self.conv_positions,
+            patch_period=self.patch_period,
+            max_patch_bytes=self.max_patch_bytes,
+            fallback=self.fallback,
+            thread=self.inverse_thread,
+        )
+
+    def memory(self, model: keras.layers.Layer) -> dict[str, int]:
+        """What it will hold for a model, before anything of it is made.
+
+        Args:
+          model: A built model.
+
+        Returns:
+          Path of each layer that has a block → bytes of its factors and inverse;
+          "velocity" → bytes of the step before; "total" → of all these. Beside it, for
+          a time, each convolution takes up to `max_patch_bytes`.
+
+        Raises:
+          ValueError: A layer is not supported, and the message names it.
+        """
+        return memory(model, self._options())
 
     def _add_scalar(
         self, name: str, dtype: str, initializer: str = "zeros"
@@ -160,18 +289,38 @@ class KFAC(keras.optimizers.Optimizer):
         )
 
     @property
-    def layers(self) -> list[keras.layers.Layer]:
-        """The layers that have a block, for a `CurvatureTape`."""
-        return [block.layer for block in self._blocks]
+    def curvature(self) -> Curvature:
+        """The Fisher matrix of the model.
+
+        Raises:
+          ValueError: There is none yet.
+        """
+        if self._curvature is None:
+            raise ValueError(
+                "KFAC has no curvature yet: call `attach` with a built model first."
+            )
+        return self._curvature
 
     @property
-    def blocks(self) -> list[KroneckerBlock]:
+    def layers(self) -> list[keras.layers.Layer]:
+        """The layers that have a block."""
+        return self.curvature.layers
+
+    @property
+    def blocks(self) -> list[Block]:
         """One block a layer."""
-        return list(self._blocks)
+        return list(self.curvature.blocks)
 
     # Curvature ------------------------------------------------------------------
+    def curvature_tape(self) -> CurvatureTape:
+        """A tape for the forward pass behind `update_curvature`."""
+        return CurvatureTape(self.layers, self.curvature.watched)
+
     def update_curvature(self, tape: CurvatureTape, log_likelihood: tf.Tensor) -> None:
         """Updates the factors, and the inverses when they are due.
+
+        In a replica of a `tf.distribute` strategy the factors are means over all
+        replicas, each of which must have as many examples.
 
         Args:
           tape: Closed tape that saw the model's forward pass.
@@ -188,43 +337,75 @@ class KFAC(keras.optimizers.Optimizer):
           ValueError: A layer was not called inside the tape's block, or the
             log-likelihood does not depend on it.
         """
-        captured = [tape.captured(layer) for layer in self.layers]
-        # Summed over examples, so each row holds its example's own gradient.
-        gradients = tape.gradient(
-            log_likelihood, [record.pre_activation for record in captured]
+        # Counts the updates, so that `patch_period` leaves out no position.
+        step = tf.cast(self._iterations.value, tf.int32) // self.factor_update_period
+        rejected = self.curvature.update_factors(
+            tape, log_likelihood, self.factor_decay, step
         )
-        for block, record, gradient in zip(
-            self._blocks, captured, gradients, strict=True
-        ):
-            if gradient is None:
-                raise ValueError(
-                    "The log-likelihood does not depend on layer "
-                    f"`{block.layer.name}`, or was computed outside the tape's block."
-                )
-            block.update_factors(record, gradient, self.factor_decay)
+        self._rejected.assign(self._rejected.value + rejected)
 
     def inverses_due(self) -> tf.Tensor:
-        """Scalar bool: whether this step is one of those that invert the factors.
-
-        Those are every `inverse_update_period`-th, and all of the first period: the
-        factors change most while they are means of a few batches.
-        """
-        step = self._iterations.value
-        period = self.inverse_update_period
-        return (step < period) | tf.equal(step % period, 0)
+        """Scalar bool: whether this step is one of those that invert the factors."""
+        return inverses_due(self._iterations.value, self.inverse_update_period)
 
     def update_inverses(self) -> None:
         """Inverts every block's factors if `inverses_due`."""
+        failures = self.curvature.update_inverses(
+            lambda: self._iterations.value,
+            self.inverse_update_period,
+            lambda: self.current_damping,
+        )
+        self._failures.assign(self._failures.value + failures)
 
-        def invert() -> tf.Tensor:
-            return tf.add_n(
-                [block.update_inverses(self.damping) for block in self._blocks]
-            )
+    def sampling_key(self) -> tf.Tensor:
+        """A key `[2]` for this step's sampled targets, of the seed and the step.
 
-        failures = tf.cond(self.inverses_due(), invert, lambda: tf.constant(0))
-        self._failures.assign_add(failures)
+        In each replica of a `tf.distribute` strategy another one.
+        """
+        step = tf.cast(self._iterations.value, tf.int32)
+        key = tf.stack([tf.constant(self.seed, tf.int32), step])
+        context = tf.distribute.get_replica_context()
+        if context is None or context.num_replicas_in_sync == 1:
+            return key
+        replica = context.replica_id_in_sync_group
+        return tf.random.experimental.stateless_fold_in(key, replica)
 
     # The step -------------------------------------------------------------------
+    def apply_quadratic(
+        self,
+        gradients: Sequence[tf.Tensor],
+        trainable_variables: Sequence[keras.Variable],
+        gram: Gram,
+    ) -> None:
+        """A step whose length and momentum minimize a quadratic model of the loss.
+
+        With Δ the natural gradient and v the step before, the next one is αΔ + βv of
+
+            [ΔᵀBΔ  ΔᵀBv] [α]   [gᵀΔ]
+            [vᵀBΔ  vᵀBv] [β] = [gᵀv],   B = F + λI
+
+        Martens & Grosse 2015, sections 6.4 and 7; equation (19) of docs/kfac.md. F is
+        not the blocks' but what `gram` takes inner products in.
+
+        Args:
+          gradients: Of the loss.
+          trainable_variables: What they are with respect to.
+          gram: See `Gram`; for instance of `fisher_gram`.
+
+        Raises:
+          ValueError: `step_rule` is another one.
+        """
+        if self.step_rule != "quadratic":
+            raise ValueError(
+                '`apply_quadratic` needs step_rule="quadratic". '
+                f"Received: step_rule={self.step_rule!r}"
+            )
+        self._local.gram = gram
+        try:
+            self.apply(gradients, trainable_variables)
+        finally:
+            self._local.gram = None
+
     def _backend_update_step(
         self,
         grads: Sequence[tf.Tensor],
@@ -237,43 +418,114 @@ class KFAC(keras.optimizers.Optimizer):
         """
         values = [v.value for v in trainable_variables]
         reduced = self._all_reduce_sum_gradients(list(zip(grads, values, strict=True)))
-        gradient_of = {
-            id(variable): gradient
-            for variable, (gradient, _) in zip(
-                trainable_variables, reduced, strict=True
-            )
-        }
-        gradients = [self._matrix(block, gradient_of) for block in self._blocks]
-        directions = [
-            block.multiply_inverse(gradient)
-            for block, gradient in zip(self._blocks, gradients, strict=True)
-        ]
-        damped_norm = _inner_product(gradients, directions)
-        eta = self._step_size(learning_rate, damped_norm)
-        velocities = [
-            self.momentum * old + (1.0 - self.momentum) * eta * direction
-            for old, direction in zip(self._velocities(), directions, strict=True)
-        ]
-        shrink = self._shrink_applied(velocities)
-        steps = [shrink * velocity for velocity in velocities]
-        finite = tf.math.is_finite(damped_norm) & tf.math.is_finite(
-            _inner_product(steps, steps)
+        curvature = self.curvature
+        gradients = curvature.to_matrices(
+            {
+                id(variable): tf.convert_to_tensor(gradient)
+                for variable, (gradient, _) in zip(
+                    trainable_variables, reduced, strict=True
+                )
+            }
         )
-        scale = tf.math.divide_no_nan(shrink * eta, tf.cast(learning_rate, eta.dtype))
+        directions = curvature.multiply_inverse(gradients)
+        damped_norm = inner_product(gradients, directions)
+        if self.step_rule == "quadratic":
+            steps, scale = self._quadratic_steps(gradients, directions, learning_rate)
+        else:
+            steps, scale = self._momentum_steps(directions, damped_norm, learning_rate)
+        squared_length = inner_product(steps, steps)
+        finite = tf.math.is_finite(damped_norm) & tf.math.is_finite(squared_length)
         self._scale.assign(tf.where(finite, scale, 0.0))
-        self._skipped.assign_add(tf.cast(~finite, tf.int32))
-        step_of = {}
-        for block, matrix in zip(self._blocks, steps, strict=True):
-            for variable, step in zip(
-                block.variables, block.from_matrix(matrix), strict=True
-            ):
-                step_of[id(variable)] = step
+        self._skipped.assign(self._skipped.value + tf.cast(~finite, tf.int32))
+        self._note_step(gradients, steps, squared_length, finite)
+        step_of = curvature.from_matrices(steps)
         tf.__internal__.distribute.interim.maybe_merge_call(
             self._distributed_tf_update_step,
             self._distribution_strategy,
             [(step_of[id(v)], v.value) for v in trainable_variables],
             tf.cast(finite, tf.float32),
         )
+
+    def _momentum_steps(
+        self,
+        directions: Sequence[tf.Tensor],
+        damped_norm: tf.Tensor,
+        learning_rate: tf.Tensor,
+    ) -> tuple[list[tf.Tensor], tf.Tensor]:
+        """v, and by how much the trust region shortened it. Equations (11), (13)."""
+        eta = self._step_size(learning_rate, damped_norm)
+        velocities = [
+            self.momentum * old + (1.0 - self.momentum) * eta * direction
+            for old, direction in zip(self._velocities(), directions, strict=True)
+        ]
+        shrink = self._shrink_applied(velocities)
+        rate = tf.cast(learning_rate, eta.dtype)
+        return (
+            [shrink * velocity for velocity in velocities],
+            tf.math.divide_no_nan(shrink * eta, rate),
+        )
+
+    def _quadratic_steps(
+        self,
+        gradients: Sequence[tf.Tensor],
+        directions: Sequence[tf.Tensor],
+        learning_rate: tf.Tensor,
+    ) -> tuple[list[tf.Tensor], tf.Tensor]:
+        """αΔ + βv, and by how much the trust region shortened it. Equation (19)."""
+        gram: Gram | None = getattr(self._local, "gram", None)
+        if gram is None:
+            raise ValueError(
+                'step_rule="quadratic" needs `apply_quadratic`, or a `kfac.Model`.'
+            )
+        old = self._velocities()
+        tensors = [self.curvature.from_matrices(each) for each in (directions, old)]
+        fisher = gram(
+            [[each[id(v)] for v in self._trainable_variables] for each in tensors]
+        )
+        plain = _gram_of([directions, old])
+        slope = tf.stack(
+            [inner_product(gradients, directions), inner_product(gradients, old)]
+        )
+        damped = fisher + self.current_damping * plain
+        weights = tf.cast(learning_rate, damped.dtype) * quadratic_step(damped, slope)
+        scale = tf.constant(1.0)
+        if self.kl_radius is not None:
+            norm = tf.tensordot(weights, tf.linalg.matvec(fisher, weights), 1)
+            scale = step_size(scale, self.radius, norm)
+        weights *= scale
+        self._predicted_change.assign(
+            0.5 * tf.tensordot(weights, tf.linalg.matvec(damped, weights), 1)
+            - tf.tensordot(weights, slope, 1)
+        )
+        steps = [
+            weights[0] * direction + weights[1] * before
+            for direction, before in zip(directions, old, strict=True)
+        ]
+        return steps, scale
+
+    def _note_step(
+        self,
+        gradients: Sequence[tf.Tensor],
+        steps: Sequence[tf.Tensor],
+        squared_length: tf.Tensor,
+        finite: tf.Tensor,
+    ) -> None:
+        """Keeps what `diagnostics` and `adapt_damping` want; zeros without a step."""
+        slope = inner_product(gradients, steps)
+        gradient_norm = tf.sqrt(inner_product(gradients, gradients))
+        step_norm = tf.sqrt(squared_length)
+        cosine = tf.math.divide_no_nan(slope, gradient_norm * step_norm)
+        noted = [
+            (self._gradient_norm, gradient_norm),
+            (self._step_norm, step_norm),
+            (self._cosine, cosine),
+        ]
+        if self.damping_period is not None and self.step_rule == "momentum":
+            norm = self.curvature.squared_norm(steps)
+            norm += self.current_damping * squared_length
+            noted.append((self._predicted_change, 0.5 * norm - slope))
+        for variable, value in noted:
+            variable.assign(tf.where(finite, value, 0.0))
 
     def update_step(
         self, gradient: tf.Tensor, variable: tf.Variable, learning_rate: tf.Tensor
@@ -290,25 +542,15 @@ class KFAC(keras.optimizers.Optimizer):
         self.assign(velocity, tf.where(take, gradient, velocity.value))
         self.assign_sub(variable, tf.where(take, gradient, tf.zeros_like(gradient)))
 
-    def _matrix(
-        self, block: KroneckerBlock, tensor_of: dict[int, tf.Tensor]
-    ) -> tf.Tensor:
-        missing = [v.path for v in block.variables if id(v) not in tensor_of]
-        if missing:
-            raise ValueError(
-                f"No gradient for {', '.join(missing)}: KFAC steps all layers "
-                "together. Pass the gradients of all variables it was attached to."
-            )
-        return block.to_matrix([tensor_of[id(v)] for v in block.variables])
-
     def _velocities(self) -> list[tf.Tensor]:
-        velocity_of = {
-            id(variable): velocity.value
-            for variable, velocity in zip(
-                self._trainable_variables, self._velocity, strict=True
-            )
-        }
-        return [self._matrix(block, velocity_of) for block in self._blocks]
+        return self.curvature.to_matrices(
+            {
+                id(variable): velocity.value
+                for variable, velocity in zip(
+                    self._trainable_variables, self._velocity, strict=True
+                )
+            }
+        )
 
     def _step_size(self, learning_rate: tf.Tensor, damped_norm: tf.Tensor) -> tf.Tensor:
         if self.kl_radius is None or self.trust_region != "gradient":
@@ -318,18 +560,8 @@ class KFAC(keras.optimizers.Optimizer):
     def _shrink_applied(self, velocities: Sequence[tf.Tensor]) -> tf.Tensor:
         if self.kl_radius is None or self.trust_region != "applied":
             return tf.constant(1.0)
-        squared_norm = self._squared_norm(velocities)
+        squared_norm = self.curvature.squared_norm(velocities)
         return step_size(tf.constant(1.0), self.radius, squared_norm)
-
-    def _squared_norm(self, matrices: Sequence[tf.Tensor]) -> tf.Tensor:
-        """VᵀFV in the undamped metric."""
-        return _inner_product(
-            matrices,
-            [
-                block.multiply(matrix)
-                for block, matrix in zip(self._blocks, matrices, strict=True)
-            ],
-        )
 
     def adapt_radius(self, kl: tf.Tensor, target: float | tf.Tensor) -> None:
         """Moves the radius towards where steps have the KL divergence wanted.
@@ -391,13 +623,33 @@ class KFAC(keras.optimizers.Optimizer):
             velocity.assign(factor * step)
         self._scale.assign(factor * self._scale.value)
 
+    def adapt_damping(self, change: tf.Tensor, due: bool | tf.Tensor = True) -> None:
+        """Moves the damping by the Levenberg-Marquardt rule; see `adapted_damping`.
+
+        Call it every `damping_period` steps, right after a step.
+
+        Args:
+          change: Of the loss of the step's own batch by that step, scalar.
+          due: Scalar bool; without it the damping stays.
+
+        Raises:
+          ValueError: There is no `damping_period`.
+        """
+        if self.damping_period is None:
+            raise ValueError("`adapt_damping` needs a `damping_period`. Received: None")
+        factor = self._damping_factor.value
+        adapted = adapted_damping(
+            factor, change, self._predicted_change.value, self.damping_period
+        )
+        self._damping_factor.assign(tf.where(due, adapted, factor))
+
     # Diagnostics ----------------------------------------------------------------
     def predicted_kl(self) -> tf.Tensor:
         """Predicted KL ½vᵀFv of the step applied last, undamped F, in nats. Eq. (12).
 
         Costs two matrix products a layer.
         """
-        return predicted_kl(self._squared_norm(self._velocities()))
+        return predicted_kl(self.curvature.squared_norm(self._velocities()))
 
     @property
     def radius(self) -> tf.Tensor:
@@ -411,6 +663,11 @@ class KFAC(keras.optimizers.Optimizer):
         return self.kl_radius * self._radius_factor.value
 
     @property
+    def current_damping(self) -> tf.Tensor:
+        """The damping in force: `damping` times what `adapt_damping` made of it."""
+        return self.damping * self._damping_factor.value
+
+    @property
     def trust_region_scale(self) -> tf.Tensor:
         """η / η_max of the last step: 1 where the radius did not bind."""
         return self._scale.value
@@ -421,31 +678,95 @@ class KFAC(keras.optimizers.Optimizer):
         return self._failures.value
 
     @property
+    def rejected_statistics(self) -> tf.Tensor:
+        """Statistics of a layer's batch not used because they were not finite."""
+        return self._rejected.value
+
+    @property
     def skipped_steps(self) -> tf.Tensor:
         """Steps not taken because they were not finite."""
         return self._skipped.value
 
+    def diagnostics(self) -> dict[str, tf.Tensor]:
+        """What there is to know of the step taken last, as scalars.
+
+        It costs the eigenvalues of all factors: not for every step.
+
+        | key | unit | |
+        |---|---|---|
+        | `predicted_kl` | nats | of the step applied, by the blocks without damping |
+        | `trust_region_scale` | | what the radius left of the step, (0, 1] |
+        | `damping` | | λ in force |
+        | `gradient_norm`, `step_norm` | | Euclidean |
+        | `cosine` | | between the gradient and the step taken |
+        | `inverse_age` | steps | since the factors behind the oldest inverse |
+        | `failed_factorizations` | | since the start |
+        | `rejected_statistics` | | of a layer's batch, since the start: not finite |
+        | `skipped_steps` | | since the start, because they were not finite |
+        | `condition/<layer>` | | condition number of the damped block |
+        | `pi/<layer>` | | how its damping is split, eq. (8) |
+        """
+        oldest = tf.reduce_min([block.inverse_step for block in self.blocks])
+        last = tf.cast(self._iterations.value - 1, tf.float32)
+        found = {
+            "predicted_kl": self.predicted_kl(),
+            "trust_region_scale": self.trust_region_scale,
+            "damping": self.current_damping,
+            "gradient_norm": self._gradient_norm.value,
+            "step_norm": self._step_norm.value,
+            "cosine": self._cosine.value,
+            "inverse_age": last - oldest,
+            "failed_factorizations": self.failed_factorizations,
+            "rejected_statistics": self.rejected_statistics,
+            "skipped_steps": self.skipped_steps,
+        }
+        for block in self.blocks:
+            condition = block.condition_number(self.current_damping)
+            found[f"condition/{block.layer.path}"] = condition
+            found[f"pi/{block.layer.path}"] = block.pi()
+        return found
+
     def get_config(self) -> dict[str, Any]:
         """The arguments of the constructor."""
         config: dict[str, Any] = super().get_config()
-        config.update(
-            {
-                "kl_radius": self.kl_radius,
-                "trust_region": self.trust_region,
-                "momentum": self.momentum,
-                "damping": self.damping,
-                "factor_decay": self.factor_decay,
-                "inverse_update_period": self.inverse_update_period,
-                "conv_positions": self.conv_positions,
-            }
-        )
+        config.update({name: getattr(self, name) for name in _ARGUMENTS})
         return config
 
 
-def _inner_product(left: Sequence[tf.Tensor], right: Sequence[tf.Tensor]) -> tf.Tensor:
-    return tf.add_n([tf.reduce_sum(x * y) for x, y in zip(left, right, strict=True)])
+_ARGUMENTS = (
+    "kl_radius",
+    "trust_region",
+    "momentum",
+    "step_rule",
+    "damping",
+    "damping_period",
+    "factor_decay",
+    "factor_update_period",
+    "inverse_update_period",
+    "inverse",
+    "inverse_thread",
+    "conv_positions",
+    "curvature_fraction",
+    "patch_period",
+    "max_patch_bytes",
+    "fallback",
+    "fisher",
+    "seed",
+)
+
+
+def _gram_of(directions: Sequence[Sequence[tf.Tensor]]) -> tf.Tensor:
+    """The inner products of directions, `[D, D]`."""
+    return tf.stack(
+        [tf.stack([inner_product(x, y) for y in directions]) for x in directions]
+    )
 
 
 def _require(accepted: bool, name: str, what: str, received: object) -> None:
     if not accepted:
         raise ValueError(f"`{name}` must be {what}. Received: {name}={received!r}")
+
+
+def _require_one_of(accepted: Sequence[object], name: str, received: object) -> None:
+    what = f"one of {', '.join(map(str, accepted))}"
+    _require(received in accepted, name, what, received)

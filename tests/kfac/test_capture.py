@@ -28,7 +28,7 @@ def test_inputs_and_pre_activations_are_those_of_the_float64_twin(compiled):
     def capture(batch):
         with CurvatureTape(twin.layers) as tape:
             twin.model(batch)
-        return [tuple(tape.captured(layer)) for layer in twin.layers]
+        return [tuple(tape.calls(layer)[0])[:2] for layer in twin.layers]
 
     captured = (tf.function(capture) if compiled else capture)(tf.constant(x))
 
@@ -49,7 +49,7 @@ def test_gradients_are_with_respect_to_what_comes_before_the_activation():
 
     with CurvatureTape([layer]) as tape:
         log_likelihood = tf.reduce_sum(model(tf.constant([[0.5, -1.0]])), axis=1)
-    gradient = tape.gradient(log_likelihood, tape.captured(layer).pre_activation)
+    gradient = tape.gradient(log_likelihood, tape.calls(layer)[0].outputs)
 
     # d tanh(s) / ds = 1 − tanh²(s).
     expected = 1 - np.tanh([[0.5, -1.0]]) ** 2
@@ -69,9 +69,9 @@ def test_layers_of_nested_models_are_captured():
     with CurvatureTape(layers) as tape:
         output = model(x)
 
-    np.testing.assert_array_equal(tape.captured(layers[0]).inputs, x)
-    np.testing.assert_array_equal(tape.captured(layers[1]).pre_activation, output)
-    np.testing.assert_array_equal(tape.captured(layers[1]).inputs, inner(x))
+    np.testing.assert_array_equal(tape.calls(layers[0])[0].inputs, x)
+    np.testing.assert_array_equal(tape.calls(layers[1])[0].outputs, output)
+    np.testing.assert_array_equal(tape.calls(layers[1])[0].inputs, inner(x))
 
 
 def test_outputs_are_bit_for_bit_those_of_the_model_without_the_tape():
@@ -117,10 +117,9 @@ def test_one_tape_in_another_leaves_both_whole():
     with CurvatureTape(twin.layers) as outer, CurvatureTape(twin.layers) as inner:
         twin.model(x)
     for layer in twin.layers:
-        for left, right in zip(
-            outer.captured(layer), inner.captured(layer), strict=True
-        ):
-            np.testing.assert_array_equal(left, right)
+        (left,), (right,) = outer.calls(layer), inner.calls(layer)
+        np.testing.assert_array_equal(left.inputs, right.inputs)
+        np.testing.assert_array_equal(left.outputs, right.outputs)
         assert "call" not in vars(layer)
 
 
@@ -147,15 +146,37 @@ def test_the_gradient_of_a_loss_is_the_same_with_the_tape_open(order):
         np.testing.assert_array_equal(actual, same)
 
 
-def test_a_layer_called_twice_is_refused_by_name():
-    shared = keras.layers.Dense(2, name="shared")
+def test_each_call_of_a_layer_is_recorded_in_order():
+    shared = keras.layers.Dense(2, activation="tanh", name="shared")
     inputs = keras.Input((2,))
     model = keras.Model(inputs, shared(shared(inputs)))
-    with (
-        pytest.raises(ValueError, match=r"`shared` is called more than once"),
-        CurvatureTape([shared]),
-    ):
-        model(tf.ones([1, 2]))
+    x = tf.constant(twins.inputs(3, 2))
+
+    with CurvatureTape([shared]) as tape:
+        output = model(x)
+
+    first, second = tape.calls(shared)
+    np.testing.assert_array_equal(first.inputs, x)
+    np.testing.assert_array_equal(second.inputs, tf.tanh(first.outputs))
+    np.testing.assert_array_equal(output, tf.tanh(second.outputs))
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_of_a_layer_without_an_activation_the_output_is_recorded(training):
+    layer = keras.layers.BatchNormalization()
+    x = tf.constant(twins.inputs(5, 3))
+    layer.build(x.shape)
+
+    with CurvatureTape([layer]) as tape:
+        output = layer(x, training=training)
+        likelihood = tf.reduce_sum(tf.square(output), axis=1)
+
+    (call,) = tape.calls(layer)
+    assert call.training == training
+    np.testing.assert_array_equal(call.outputs, output)
+    gradient = tape.gradient(likelihood, call.outputs)
+    np.testing.assert_allclose(gradient, 2 * output, rtol=1e-6)
+    assert "call" not in vars(layer)
 
 
 def test_a_layer_that_was_not_called_is_named():
@@ -164,7 +185,7 @@ def test_a_layer_that_was_not_called_is_named():
     with CurvatureTape([layer]) as tape:
         pass
     with pytest.raises(ValueError, match=r"`idle` was not called inside"):
-        tape.captured(layer)
+        tape.calls(layer)
 
 
 def test_a_call_outside_the_block_is_not_recorded():
@@ -174,4 +195,4 @@ def test_a_call_outside_the_block_is_not_recorded():
     with CurvatureTape([layer]) as tape:
         inside = layer(x)
     layer(2 * x)
-    np.testing.assert_array_equal(tape.captured(layer).pre_activation, inside)
+    np.testing.assert_array_equal(tape.calls(layer)[0].outputs, inside)

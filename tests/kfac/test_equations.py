@@ -33,7 +33,7 @@ def test_every_equation_that_the_code_cites_is_in_the_documentation():
         for path in (REPOSITORY / folder).rglob("*.py")
     ]
     numbers = set().union(*(cited(path.read_text("utf-8")) for path in sources))
-    assert numbers >= set(range(2, 17))
+    assert numbers >= set(range(2, 21))
     assert numbers <= set(defined())
 
 

@@ -7,15 +7,38 @@ from hypothesis import strategies as st
 from oracles import kfac as oracle
 
 from acktr_tf.kfac import KFAC, CurvatureTape
-from acktr_tf.kfac.factors import conv2d_factors, dense_factors, extract_patches
+from acktr_tf.kfac.capture import Call
+from acktr_tf.kfac.factors import (
+    Factors,
+    conv_rows,
+    dense_rows,
+    factors_of,
+    moments,
+)
+from acktr_tf.kfac.patches import extract_patches
 from kfac import twins
+
+
+def conv_factors(
+    x: np.ndarray, g: np.ndarray, layer, positions: str = "uncorrelated"
+) -> Factors:
+    x = tf.convert_to_tensor(x)
+    rows = conv_rows(layer, Call(x, None, False), tf.convert_to_tensor(g))
+    found = moments(rows, rows.a.shape[-1])
+    return factors_of(found, tf.cast(tf.shape(x)[0], tf.float32), positions)
+
+
+def dense_factors(x: np.ndarray, g: np.ndarray, use_bias: bool) -> Factors:
+    layer = keras.layers.Dense(g.shape[-1], use_bias=use_bias)
+    rows = dense_rows(layer, Call(tf.constant(x), None, False), tf.constant(g))
+    return factors_of(moments(rows, rows.a.shape[-1]), float(len(x)))
 
 
 @pytest.mark.parametrize("use_bias", [False, True])
 def test_dense_factors_equal_sums_of_outer_products(use_bias):
     x, g = twins.inputs(7, 3), twins.inputs(7, 2, seed=2)
 
-    factors = dense_factors(tf.constant(x), tf.constant(g), use_bias)
+    factors = dense_factors(x, g, use_bias)
 
     rows = np.float64(x)[:, np.newaxis]
     if use_bias:
@@ -41,7 +64,7 @@ def check_conv_factors(
     outputs = layer(x)
     g = twins.inputs(*outputs.shape, seed=2)
 
-    factors = conv2d_factors(tf.constant(x), tf.constant(g), layer)
+    factors = conv_factors(x, g, layer)
 
     twin = twins.oracle_layer(layer)
     rows = twin.rows(np.float64(x))
@@ -119,8 +142,8 @@ def test_correlated_positions_multiply_the_gradients_factor_by_their_number():
     x, g = twins.inputs(5, 4, 6, 2), twins.inputs(5, 3, 5, 3, seed=2)
     layer.build(x.shape)
 
-    kfc = conv2d_factors(tf.constant(x), tf.constant(g), layer, "uncorrelated")
-    bound = conv2d_factors(tf.constant(x), tf.constant(g), layer, "correlated")
+    kfc = conv_factors(x, g, layer, "uncorrelated")
+    bound = conv_factors(x, g, layer, "correlated")
 
     np.testing.assert_array_equal(bound.a, kfc.a)
     np.testing.assert_allclose(
@@ -147,8 +170,8 @@ def test_a_convolution_with_one_output_position_is_a_dense_layer():
     x, g = twins.inputs(6, 4, 5, 2), twins.inputs(6, 3, seed=2)
     layer.build(x.shape)
 
-    conv = conv2d_factors(tf.constant(x), tf.constant(g[:, None, None]), layer)
-    dense = dense_factors(tf.constant(x.reshape(6, -1)), tf.constant(g), True)
+    conv = conv_factors(x, g[:, None, None], layer)
+    dense = dense_factors(x.reshape(6, -1), g, True)
 
     np.testing.assert_array_equal(conv.a, dense.a)
     np.testing.assert_array_equal(conv.g, dense.g)
@@ -158,11 +181,11 @@ def test_conv_factors_of_images_of_a_size_known_only_when_run():
     layer = keras.layers.Conv2D(3, 2)
     x, g = twins.inputs(2, 4, 5, 1), twins.inputs(2, 3, 4, 3, seed=2)
     layer.build((None, None, None, 1))
-    expected = conv2d_factors(tf.constant(x), tf.constant(g), layer)
+    expected = conv_factors(x, g, layer)
 
     @tf.function(input_signature=[tf.TensorSpec([None] * 3 + [n]) for n in (1, 3)])
     def graph(x, g):
-        return conv2d_factors(x, g, layer)
+        return conv_factors(x, g, layer)
 
     for actual, same in zip(graph(x, g), expected, strict=True):
         np.testing.assert_allclose(actual, same, rtol=1e-6)
@@ -195,7 +218,7 @@ def test_the_first_batch_is_taken_whole_whatever_the_decay(decay):
 
     update(optimizer, twin, x, noise)
 
-    expected = dense_factors(tf.constant(x), tf.constant(noise), True)
+    expected = dense_factors(x, noise, True)
     for actual, batch in zip(optimizer.blocks[0].factors(), expected, strict=True):
         np.testing.assert_allclose(actual, batch, rtol=2e-5, atol=1e-6)
 
@@ -212,9 +235,7 @@ def test_factors_are_a_weighted_mean_of_the_batches():
 
     weights = np.array([decay**age for age in (3, 2, 1, 0)])
     weights /= weights.sum()
-    all_factors = [
-        dense_factors(tf.constant(x), tf.constant(noise), True) for x, noise in batches
-    ]
+    all_factors = [dense_factors(x, noise, True) for x, noise in batches]
     for which, actual in enumerate(optimizer.blocks[0].factors()):
         expected = sum(
             weight * factors[which].numpy()

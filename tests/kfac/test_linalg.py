@@ -1,23 +1,22 @@
 import hypothesis
 import numpy as np
 import pytest
-import tensorflow as tf
 from hypothesis import strategies as st
 from oracles import kfac as oracle
 
+from acktr_tf.kfac import linalg
 from acktr_tf.kfac.linalg import (
     DAMPING_RAISE,
     MAX_RAISES,
     Inverse,
     damped_inverse,
+    eigenbasis,
     pi_correction,
 )
 
 
 def invert(matrix: np.ndarray, shift: float) -> Inverse:
-    return damped_inverse(
-        tf.constant(matrix, tf.float32), tf.constant(shift, tf.float32)
-    )
+    return damped_inverse(np.float32(matrix), shift)
 
 
 def second_moment(size: int, samples: int, seed: int = 0) -> np.ndarray:
@@ -43,7 +42,7 @@ def test_damped_inverse_equals_numpy_in_float64(size, samples, shift, seed):
     condition = np.linalg.cond(matrix + shift * np.eye(size))
     error = np.abs(inverse.matrix - expected).max() / np.abs(expected).max()
     assert error < 4e-7 * condition * size
-    np.testing.assert_array_equal(inverse.matrix, tf.transpose(inverse.matrix))
+    np.testing.assert_array_equal(inverse.matrix, inverse.matrix.T)
 
 
 def test_float32_error_of_a_large_ill_conditioned_factor_is_as_small_as_can_be():
@@ -103,25 +102,68 @@ def test_what_is_not_finite_is_reported_and_nothing_is_raised(bad, where):
 
 
 def test_inverting_leaves_the_matrix_as_it_was():
-    matrix = tf.constant(np.diag([1.0, -0.05]), tf.float32)
-    before = matrix.numpy().copy()
+    matrix = np.float32(np.diag([1.0, -0.05]))
+    before = matrix.copy()
 
-    damped_inverse(matrix, tf.constant(0.001))
+    damped_inverse(matrix, 0.001)
+    eigenbasis(matrix)
 
     np.testing.assert_array_equal(matrix, before)
 
 
-def test_damped_inverse_keeps_its_static_shape_in_a_graph():
-    shapes = []
+@hypothesis.given(
+    size=st.integers(1, 30), samples=st.integers(1, 60), seed=st.integers(0, 1000)
+)
+@hypothesis.settings(max_examples=40)
+def test_an_eigenbasis_makes_the_matrix_again(size, samples, seed):
+    matrix = second_moment(size, samples, seed)
 
-    @tf.function(input_signature=[tf.TensorSpec([3, 3])])
-    def graph(matrix):
-        inverse = damped_inverse(matrix, tf.constant(0.5))
-        shapes.extend([inverse.matrix.shape, inverse.failures.shape])
-        return inverse.matrix
+    basis = eigenbasis(np.float32(matrix))
 
-    np.testing.assert_allclose(graph(tf.eye(3)), np.eye(3) / 1.5, rtol=1e-6)
-    assert shapes == [(3, 3), ()]
+    assert basis.succeeded
+    assert basis.failures == 0
+    assert (basis.values >= 0).all()
+    tolerance = 1e-6 * size * np.abs(matrix).max()
+    again = (basis.vectors * basis.values) @ basis.vectors.T
+    np.testing.assert_allclose(again, matrix, atol=tolerance)
+    identity = basis.vectors.T @ basis.vectors
+    np.testing.assert_allclose(identity, np.eye(size), atol=1e-5)
+
+
+def test_rounding_below_zero_is_no_negative_eigenvalue():
+    basis = eigenbasis(np.float32(np.diag([1.0, -1e-9])))
+    np.testing.assert_array_equal(basis.values, np.float32([0.0, 1.0]))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_an_eigenbasis_of_what_is_not_finite_is_reported(bad):
+    matrix = np.eye(3)
+    matrix[0, 0] = bad
+
+    basis = eigenbasis(matrix)
+
+    assert not basis.succeeded
+    assert basis.failures == 1
+    assert np.isfinite(basis.vectors).all()
+
+
+def test_a_decomposition_that_fails_is_tried_again_by_another_method(monkeypatch):
+    found = linalg.lapack.get_lapack_funcs
+    tried = []
+
+    def failing(names, arrays):
+        tried.extend(names)
+        (routine,) = found(names, arrays)
+        if names[0] == "syevd":
+            return (lambda *args, **kwargs: (*routine(*args, **kwargs)[:2], 1),)
+        return (routine,)
+
+    monkeypatch.setattr(linalg.lapack, "get_lapack_funcs", failing)
+    basis = eigenbasis(np.diag([1.0, 2.0]))
+
+    assert tried == ["syevd", "syev"]
+    assert (basis.succeeded, basis.failures) == (True, 1)
+    np.testing.assert_array_equal(basis.values, [1.0, 2.0])
 
 
 def test_pi_is_the_root_of_the_ratio_of_mean_diagonals():
@@ -129,7 +171,7 @@ def test_pi_is_the_root_of_the_ratio_of_mean_diagonals():
     # By hand: sqrt((tr A / 4) / (tr G / 3)).
     expected = np.sqrt((np.trace(a) / 4) / (np.trace(g) / 3))
 
-    pi = pi_correction(tf.constant(a, tf.float32), tf.constant(g, tf.float32))
+    pi = pi_correction(np.trace(a) / 4, np.trace(g) / 3)
 
     np.testing.assert_allclose(pi, expected, rtol=1e-6)
     np.testing.assert_allclose(oracle.pi(a, g), expected)
@@ -148,4 +190,8 @@ def test_pi_leaves_the_product_of_the_damped_terms_at_the_damping():
     ("a", "g"), [(0.0, 1.0), (1.0, 0.0), (0.0, 0.0), (np.nan, 1.0), (np.inf, 1.0)]
 )
 def test_pi_is_one_where_a_trace_is_zero_or_not_finite(a, g):
-    assert float(pi_correction(a * tf.eye(2), g * tf.eye(3))) == 1.0
+    assert pi_correction(a, g) == 1.0
+
+
+def test_pi_of_factors_of_very_different_size_is_finite():
+    assert pi_correction(np.float32(1e38), np.float32(1e-38)) == pytest.approx(1e38)

@@ -483,6 +483,16 @@ def test_a_constant_learning_rate_can_be_set():
         ("damping", float("nan"), "positive"),
         ("factor_decay", 1.0, r"in \[0, 1\)"),
         ("inverse_update_period", 0, "at least 1"),
+        ("factor_update_period", 0, "at least 1"),
+        ("patch_period", 0, "at least 1"),
+        ("max_patch_bytes", 0, "at least 1"),
+        ("damping_period", 0, "at least 1"),
+        ("step_rule", "newton", "one of momentum, quadratic"),
+        ("inverse", "qr", "one of cholesky, eigen, ekfac"),
+        ("curvature_fraction", 0.0, r"in \(0, 1\]"),
+        ("curvature_fraction", 1.5, r"in \(0, 1\]"),
+        ("fallback", "none", "one of None, diagonal"),
+        ("fisher", "true", "one of sampled, empirical"),
     ],
 )
 def test_an_argument_out_of_range_is_named(name, value, accepted):
@@ -490,6 +500,18 @@ def test_an_argument_out_of_range_is_named(name, value, accepted):
         ValueError, match=rf"`{name}` must be {accepted}\. Received: {name}="
     ):
         KFAC(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"patch_period": 2, "inverse": "ekfac"}, 'must be 1 with inverse="ekfac"'),
+        ({"fallback": "diagonal", "fisher": "empirical"}, "scores of mean zero"),
+    ],
+)
+def test_arguments_that_do_not_go_together_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        KFAC(**arguments)
 
 
 def test_a_step_before_attach_is_refused_and_says_what_to_do():
@@ -502,7 +524,7 @@ def test_a_step_before_attach_is_refused_and_says_what_to_do():
 
 def test_attaching_twice_is_refused():
     optimizer, model = attached()
-    with pytest.raises(ValueError, match=r"attached to a model already"):
+    with pytest.raises(ValueError, match=r"attached to model `.*` already"):
         optimizer.attach(model)
 
 
@@ -580,10 +602,10 @@ def test_a_second_call_does_not_trace_again():
 # Schedules of curvature -----------------------------------------------------------
 def test_inverses_are_made_in_the_first_period_and_then_once_a_period():
     optimizer, model = attached(inverse_update_period=3)
-    inverses = [optimizer.blocks[0].inverse_a.numpy()]
+    inverses = [optimizer.blocks[0].inverse.arrays[0].numpy()]
     for seed in range(10):
         ordinary_update(optimizer, model, tf.constant(twins.inputs(6, 3, seed=seed)))
-        inverses.append(optimizer.blocks[0].inverse_a.numpy())
+        inverses.append(optimizer.blocks[0].inverse.arrays[0].numpy())
     made = [
         step
         for step, (old, new) in enumerate(itertools.pairwise(inverses))
@@ -638,14 +660,14 @@ def test_factors_that_are_not_finite_keep_the_last_inverses_and_are_counted():
     x = tf.constant(twins.inputs(6, 3))
     ordinary_update(optimizer, model, x)
     block = optimizer.blocks[0]
-    inverse = block.inverse_a.numpy()
+    inverse = block.inverse.arrays[0].numpy()
     factor = next(v for v in optimizer.variables if v.name == "hidden_factor_a")
     factor.assign(tf.fill(factor.shape, np.nan))
 
     ordinary_update(optimizer, model, x)
 
     assert int(optimizer.failed_factorizations) == 1
-    np.testing.assert_array_equal(block.inverse_a, inverse)
+    np.testing.assert_array_equal(block.inverse.arrays[0], inverse)
     assert all(np.isfinite(v).all() for v in model.trainable_variables)
     assert int(optimizer.skipped_steps) == 0
 

@@ -1,7 +1,7 @@
 """Keras models beside their float64 twins, and targets whose average is exact."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
@@ -9,7 +9,7 @@ import tensorflow as tf
 from oracles.networks import Conv, Dense, Layer, Network
 
 from acktr_tf.kfac import KFAC, CurvatureTape
-from acktr_tf.kfac.blocks import KroneckerBlock
+from acktr_tf.kfac.blocks import Block
 
 
 class Twin:
@@ -47,7 +47,7 @@ class Twin:
         layers = tuple(oracle_layer(layer) for layer in self.layers)
         return Network(layers[: self._depth], layers[self._depth :])
 
-    def block(self, optimizer: KFAC, index: int) -> KroneckerBlock:
+    def block(self, optimizer: KFAC, index: int) -> Block:
         """The optimizer's block of the layer with that index in `network`."""
         return next(b for b in optimizer.blocks if b.layer is self.layers[index])
 
@@ -85,6 +85,77 @@ def oracle_layer(layer: keras.layers.Layer) -> Layer:
 def inputs(*shape: int, seed: int = 1) -> np.ndarray:
     """A batch that float32 and float64 hold alike."""
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+# Single examples ------------------------------------------------------------------
+LogLikelihood = Callable[[list[tf.Tensor]], tf.Tensor]
+"""The outputs of a model → `[N]`, in the outputs' precision."""
+
+
+def in_float64(model: keras.Model) -> keras.Model:
+    """A copy of a model that computes in float64."""
+
+    def copy(layer: keras.Operation) -> keras.Operation:
+        config = layer.get_config()
+        if isinstance(layer, keras.layers.Layer):
+            config["dtype"] = "float64"
+        return type(layer).from_config(config)
+
+    twin = keras.models.clone_model(model, clone_function=copy, recursive=True)
+    twin.set_weights(model.get_weights())
+    return twin
+
+
+def per_example_gradients(
+    model: keras.Model, x: np.ndarray, of: LogLikelihood, training: bool = False
+) -> list[np.ndarray]:
+    """What each example's log-likelihood says of each trainable variable, in float64.
+
+    No second moment and no hook comes into this: `[N, *shape]` a variable.
+    """
+    twin = in_float64(model)
+    variables = [variable.value for variable in twin.trainable_variables]
+    with tf.GradientTape(persistent=True) as tape:
+        values = tf.unstack(of(tf.nest.flatten(twin(x, training=training))))
+    # Of an embedding gradients come as slices.
+    rows = [
+        [tf.convert_to_tensor(g).numpy() for g in tape.gradient(value, variables)]
+        for value in values
+    ]
+    return [np.stack(examples) for examples in zip(*rows, strict=True)]
+
+
+def wavy_log_likelihood(outputs: list[tf.Tensor]) -> tf.Tensor:
+    """One whose gradient is another one at each output and of each example, `[N]`."""
+    total = tf.zeros([], outputs[0].dtype)
+    for number, output in enumerate(outputs):
+        weights = inputs(int(np.prod(output.shape[1:])), seed=7 + number)
+        flat = tf.reshape(output, [-1, len(weights)])
+        total += tf.linalg.matvec(tf.sin(3 * flat), tf.cast(weights, flat.dtype))
+    return total
+
+
+def block_gradients(
+    block: Block, model: keras.Model, found: list[np.ndarray]
+) -> np.ndarray:
+    """Gradients of all trainable variables as the matrices `[N, n, m]` of a block."""
+    where = {id(v): number for number, v in enumerate(model.trainable_variables)}
+    parts = [found[where[id(v)]] for v in block.variables]
+    examples = len(parts[0])
+    if isinstance(
+        block.layer,
+        keras.layers.BatchNormalization | keras.layers.LayerNormalization,
+    ):
+        # Scale and offset side by side.
+        return np.concatenate([p.reshape(examples, 1, -1) for p in parts], axis=2)
+    width = parts[0].shape[-1]
+    return np.concatenate([p.reshape(examples, -1, width) for p in parts], axis=1)
+
+
+def assert_close(actual, expected, tolerance: float = 1e-5) -> None:
+    """Equal but for rounding: within `tolerance` of the largest element."""
+    largest = np.abs(expected).max(initial=1e-30)
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance * largest)
 
 
 # Targets --------------------------------------------------------------------------

@@ -1,7 +1,8 @@
 """K-FAC in float64, written from the equations of docs/kfac.md alone."""
 
 import dataclasses
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from oracles.networks import (
@@ -86,6 +87,46 @@ def factor_g(gradients: np.ndarray) -> np.ndarray:
     return total / (gradients.shape[0] * gradients.shape[1])
 
 
+def patches(
+    x: np.ndarray,
+    kernel_size: Sequence[int],
+    strides: Sequence[int],
+    padding: str,
+    dilation: Sequence[int],
+) -> np.ndarray:
+    """The patches that a convolution of `[N, *space, C]` sees, `[N, *positions, n]`.
+
+    In the words of Keras: "valid" patches lie inside, "same" ones begin so that there
+    is one a stride and as much is missing before as after, "causal" ones end at their
+    own position. What lies outside is zero.
+    """
+    starts = []
+    for length, size, stride, apart in zip(
+        x.shape[1:-1], kernel_size, strides, dilation, strict=True
+    ):
+        reach = (size - 1) * apart + 1
+        count = -(-length // stride)
+        before = reach - 1 if padding == "causal" else 0
+        if padding == "valid":
+            count = (length - reach) // stride + 1
+        elif padding == "same":
+            before = max((count - 1) * stride + reach - length, 0) // 2
+        starts.append([position * stride - before for position in range(count)])
+    counts = [len(axis) for axis in starts]
+    found = np.zeros((len(x), *counts, *kernel_size, x.shape[-1]))
+    for position in itertools.product(*map(range, counts)):
+        for element in itertools.product(*map(range, kernel_size)):
+            where = tuple(
+                axis[p] + e * apart
+                for axis, p, e, apart in zip(
+                    starts, position, element, dilation, strict=True
+                )
+            )
+            if all(0 <= w < n for w, n in zip(where, x.shape[1:-1], strict=True)):
+                found[(slice(None), *position, *element)] = x[(slice(None), *where)]
+    return found.reshape(len(x), *counts, -1)
+
+
 def expected_factors(
     network: Network, x: np.ndarray, output_fisher: OutputFisher, index: int
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -115,6 +156,51 @@ def damped_factors(
     """Equation (9), before the inversion."""
     split, root = pi(a, g), np.sqrt(damping)
     return a + split * root * np.eye(len(a)), g + root / split * np.eye(len(g))
+
+
+def damped_solution(
+    block: np.ndarray, damping: float, matrix: np.ndarray
+) -> np.ndarray:
+    """(F + λI)⁻¹ V with the dense block F of the flattened V. Equations (17), (18)."""
+    damped = block + damping * np.eye(len(block))
+    return np.linalg.solve(damped, matrix.ravel()).reshape(matrix.shape)
+
+
+def second_moment(gradients: np.ndarray) -> np.ndarray:
+    """E[∇ ∇ᵀ] of the flattened gradients `[N, n, m]` of single examples."""
+    flat = gradients.reshape(len(gradients), -1)
+    total = np.zeros((flat.shape[1], flat.shape[1]))
+    for gradient in flat:
+        total += np.outer(gradient, gradient)
+    return total / len(flat)
+
+
+def spectrum(gradients: np.ndarray, q_a: np.ndarray, q_g: np.ndarray) -> np.ndarray:
+    """Equation (18): E[(Q_Aᵀ ∇W Q_G)²] of the gradients `[N, n, m]` of examples."""
+    total = np.zeros(gradients.shape[1:])
+    for gradient in gradients:
+        total += (q_a.T @ gradient @ q_g) ** 2
+    return total / len(gradients)
+
+
+def with_spectrum(s: np.ndarray, q_a: np.ndarray, q_g: np.ndarray) -> np.ndarray:
+    """The dense block Q diag(S) Qᵀ with Q = Q_A ⊗ Q_G."""
+    q = np.kron(q_a, q_g)
+    return q @ np.diag(s.ravel()) @ q.T
+
+
+def spectrum_in(block: np.ndarray, q_a: np.ndarray, q_g: np.ndarray) -> np.ndarray:
+    """The diagonal of a dense block in the basis Q_A ⊗ Q_G, as a matrix `[n, m]`."""
+    q = np.kron(q_a, q_g)
+    return np.diag(q.T @ block @ q).reshape(len(q_a), len(q_g))
+
+
+def quadratic_step(
+    curvature: np.ndarray, slope: np.ndarray
+) -> tuple[float, np.ndarray]:
+    """Equation (19): the least of ½ wᵀKw − bᵀw, and the w where it is."""
+    w = np.linalg.solve(curvature, slope)
+    return 0.5 * w @ curvature @ w - slope @ w, w
 
 
 def step_size(learning_rate: float, radius: float | None, norm: float) -> float:

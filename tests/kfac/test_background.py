@@ -1,0 +1,152 @@
+"""Inversion in a thread: what comes out when, and what a checkpoint makes of it."""
+
+import threading
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from acktr_tf.kfac import KFAC
+from acktr_tf.kfac.background import BackgroundSolver
+from kfac import twins
+
+PERIOD = 3
+
+
+def doubled(arrays):
+    return [2 * array for array in arrays]
+
+
+def arrays(value: float) -> list[np.ndarray]:
+    return [np.full(2, value), np.full(3, value)]
+
+
+# The thread -----------------------------------------------------------------------
+def test_a_solution_comes_out_one_exchange_later():
+    solver = BackgroundSolver(doubled)
+    solver.exchange(*arrays(0.0), *arrays(1.0))
+    for step in (1.0, 2.0, 3.0):
+        solution = solver.exchange(*arrays(step), *arrays(step + 1))
+        np.testing.assert_array_equal(solution[0], 2 * arrays(step)[0])
+        np.testing.assert_array_equal(solution[1], 2 * arrays(step)[1])
+
+
+def test_an_exchange_does_not_wait_for_the_problem_that_it_poses():
+    begun, may_end = threading.Event(), threading.Event()
+
+    def slow(problem):
+        if problem[0][0] == 1.0:
+            begun.set()
+            assert may_end.wait(60)
+        return doubled(problem)
+
+    solver = BackgroundSolver(slow)
+    solver.exchange(*arrays(0.0), *arrays(1.0))
+    assert begun.wait(60)  # It is under way, and the exchange is over.
+    may_end.set()
+    solution = solver.exchange(*arrays(1.0), *arrays(2.0))
+    np.testing.assert_array_equal(solution[0], [2.0, 2.0])
+
+
+def test_a_problem_that_the_thread_does_not_know_is_solved_at_once():
+    solver = BackgroundSolver(doubled)
+    solver.exchange(*arrays(0.0), *arrays(1.0))
+    solution = solver.exchange(*arrays(7.0), *arrays(8.0))
+    np.testing.assert_array_equal(solution[0], [14.0, 14.0])
+    # And goes on from there.
+    np.testing.assert_array_equal(
+        solver.exchange(*arrays(8.0), *arrays(9.0))[0], [16.0, 16.0]
+    )
+
+
+def test_the_problem_is_kept_though_its_buffer_is_used_again():
+    may_begin = threading.Event()
+
+    def late(problem):
+        assert may_begin.wait(60)
+        return doubled(problem)
+
+    solver = BackgroundSolver(late)
+    buffer = np.array([1.0])
+    may_begin.set()
+    solver.exchange(np.array([0.0]), buffer)
+    buffer[:] = 5.0
+    np.testing.assert_array_equal(solver.exchange(np.array([1.0]), buffer)[0], [2.0])
+
+
+def test_an_error_in_the_thread_is_not_lost():
+    def failing(problem):
+        if problem[0][0] == 1.0:
+            raise MemoryError("no room")
+        return problem
+
+    solver = BackgroundSolver(failing)
+    solver.exchange(*arrays(0.0), *arrays(1.0))
+    with pytest.raises(MemoryError, match="no room"):
+        solver.exchange(*arrays(1.0), *arrays(2.0))
+
+
+# The optimizer --------------------------------------------------------------------
+def train(steps: int, **arguments) -> tuple[KFAC, list[np.ndarray], list[float]]:
+    """Factor A of the only layer after each update, and ages of its inverse."""
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    optimizer = KFAC(
+        inverse="eigen", inverse_update_period=PERIOD, learning_rate=0.01, **arguments
+    )
+    optimizer.attach(model)
+
+    @tf.function
+    def step(x):
+        with optimizer.curvature_tape() as tape:
+            likelihood = tf.reduce_sum(model(x) * x[:, :2], axis=1)
+        optimizer.update_curvature(tape, likelihood)
+        weights = model.trainable_variables
+        optimizer.apply([tf.ones_like(w) for w in weights], weights)
+
+    factors, ages = [], []
+    for number in range(steps):
+        step(tf.constant(twins.inputs(8, 4, seed=number)))
+        factors.append(optimizer.blocks[0].factors().a.numpy())
+        ages.append(number - float(optimizer.blocks[0].inverse_step))
+    return optimizer, factors, ages
+
+
+def eigenvalues_in_force(optimizer: KFAC) -> np.ndarray:
+    return optimizer.blocks[0].inverse.arrays[1].numpy()
+
+
+@pytest.mark.parametrize("steps", range(1, 4 * PERIOD + 2))
+def test_inverses_are_of_the_factors_of_the_period_before(steps):
+    optimizer, factors, _ = train(steps, inverse_thread=True)
+    last = steps - 1
+    due = last // PERIOD * PERIOD
+    # In the first period at every step; then of the time before the last one.
+    of = last if last < PERIOD else max(due - PERIOD, PERIOD - 1)
+    if due == PERIOD:
+        of = PERIOD - 1
+    np.testing.assert_allclose(
+        eigenvalues_in_force(optimizer), np.linalg.eigvalsh(factors[of]), rtol=1e-4
+    )
+
+
+def test_inverses_are_never_older_than_is_said():
+    _, _, ages = train(6 * PERIOD, inverse_thread=True)
+    assert max(ages) == 2 * PERIOD - 1
+    _, _, ages = train(6 * PERIOD, inverse_thread=False)
+    assert max(ages) == PERIOD - 1
+
+
+def test_a_factorization_that_fails_in_the_thread_is_counted_and_keeps_the_last():
+    optimizer, _, _ = train(2 * PERIOD, inverse_thread=True)
+    before = eigenvalues_in_force(optimizer)
+    block = optimizer.blocks[0]
+    block._sum_a.assign(tf.fill(block._sum_a.shape, np.float32("nan")))
+    for _ in range(2):  # It is posed, then used.
+        optimizer.iterations.assign(3 * PERIOD)
+        optimizer.update_inverses()
+    assert int(optimizer.failed_factorizations) > 0
+    after = eigenvalues_in_force(optimizer)
+    assert np.isfinite(before).all()
+    assert np.isfinite(after).all()

@@ -1,0 +1,57 @@
+import keras
+import pytest
+
+from acktr_tf.kfac import KFAC
+
+
+def make_model() -> keras.Model:
+    return keras.Sequential(
+        [
+            keras.Input((8, 8, 2)),
+            keras.layers.Conv2D(4, 3, name="conv"),
+            keras.layers.BatchNormalization(name="norm"),
+            keras.layers.Flatten(),
+            keras.layers.Dense(3, name="dense"),
+        ],
+        name="model",
+    )
+
+
+@pytest.mark.parametrize("inverse", ["cholesky", "eigen", "ekfac"])
+@pytest.mark.parametrize("thread", [False, True])
+def test_the_memory_stated_is_that_of_the_variables(inverse, thread):
+    model = make_model()
+    optimizer = KFAC(inverse=inverse, inverse_thread=thread)
+
+    stated = optimizer.memory(model)
+
+    assert not optimizer.built
+    optimizer.attach(model)
+    arrays = [v for v in optimizer.variables if len(v.shape)]
+    scalars = len(optimizer.variables) - len(arrays)
+    taken = sum(4 * v.numpy().size for v in arrays)
+    # But for scalars, some of which are the optimizer's and some the blocks'.
+    assert taken <= stated["total"] <= taken + 4 * scalars
+    assert set(stated) == {
+        "model/conv",
+        "model/norm",
+        "model/dense",
+        "velocity",
+        "total",
+    }
+
+
+def test_a_dense_layer_takes_its_factors_and_their_inverses():
+    model = keras.Sequential([keras.Input((5,)), keras.layers.Dense(3)])
+    stated = KFAC().memory(model)
+    # A 6 × 6 and G 3 × 3, each twice; the weight of the means and a step's number.
+    numbers = 2 * (36 + 9) + 2
+    assert stated["total"] == 4 * (numbers + 5 * 3 + 3)
+    assert stated["velocity"] == 4 * (5 * 3 + 3)
+
+
+def test_a_layer_that_is_not_supported_is_named():
+    layer = keras.layers.GroupNormalization(1, name="group")
+    model = keras.Sequential([keras.Input((5,)), layer])
+    with pytest.raises(ValueError, match="`group` of type GroupNormalization"):
+        KFAC().memory(model)
