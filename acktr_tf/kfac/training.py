@@ -30,7 +30,11 @@ class Trainer(_Base):
     """
 
     def compile(
-        self, optimizer: Any = "rmsprop", loss: Any = None, **kwargs: Any
+        self,
+        optimizer: Any = "rmsprop",
+        loss: Any = None,
+        loss_weights: Any = None,
+        **kwargs: Any,
     ) -> None:
         """See `keras.Model.compile`.
 
@@ -38,6 +42,7 @@ class Trainer(_Base):
           optimizer: A `KFAC`, or one that wraps it.
           loss: One that `kfac.likelihood_of` knows; of several outputs a list or
             dictionary of them.
+          loss_weights: Of several losses, likewise.
           **kwargs: Of `keras.Model.compile`. `jit_compile` must not be True: matrices
             are inverted outside of XLA.
 
@@ -51,10 +56,9 @@ class Trainer(_Base):
                     "KFAC inverts matrices outside of XLA. Received: jit_compile=True"
                 )
             kwargs["jit_compile"] = False
-            weights = kwargs.get("loss_weights")
             names = getattr(self, "output_names", None)
-            self._likelihoods = Likelihoods(loss, weights, names)
-        super().compile(optimizer=optimizer, loss=loss, **kwargs)
+            self._likelihoods = Likelihoods(loss, loss_weights, names)
+        super().compile(optimizer, loss, loss_weights, **kwargs)
         if kfac is None:
             return
         if kfac.step_rule == "quadratic" and self.optimizer is not kfac:

@@ -292,7 +292,10 @@ def test_several_outputs_have_each_their_loss_and_weight(form):
         losses, weights, targets = (
             list(each.values()) for each in (losses, weights, targets)
         )
-    model.compile(kfac.KFAC(learning_rate=0.3), loss=losses, loss_weights=weights)
+    # By place, as in Keras.
+    model.compile(kfac.KFAC(learning_rate=0.3), losses, weights)
+    scales = sorted(part.weight for part in model._likelihoods._parts.values())
+    assert scales == [0.5, 1.0]
     history = model.fit(x, targets, batch_size=32, epochs=15, verbose=0).history
     assert history["loss"][-1] < 0.5 * history["loss"][0]
 
