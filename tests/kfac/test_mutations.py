@@ -30,3 +30,11 @@ def test_every_mutation_has_its_place_in_the_source():
     for mutation in MUTATIONS:
         source = (REPOSITORY / "acktr_tf" / mutation.file).read_text("utf-8")
         assert source.count(mutation.right) == 1, mutation.name
+
+
+def test_the_published_table_has_every_mutation_and_each_is_noticed():
+    page = (REPOSITORY / "docs" / "kfac_mutations.md").read_text("utf-8")
+    rows = [line.split(" | ") for line in page.splitlines() if line.startswith("| ")]
+    names = [row[0].removeprefix("| ") for row in rows[1:]]
+    assert names == [mutation.name for mutation in MUTATIONS]
+    assert all(row[2].startswith("`test_") for row in rows[1:])
