@@ -100,7 +100,10 @@ def main() -> None:
     both = suite._replace(
         algorithms={
             **suite.algorithms,
-            **{name: [f"--algorithm={flag}"] for name, flag in OTHERS.items()},
+            **{
+                name: [f"benchmarks/{WORKER.name}", f"--algorithm={flag}"]
+                for name, flag in OTHERS.items()
+            },
         }
     )
     jobs = [*all_jobs(suite, arguments.directory, ()), *(job for job, _ in others)]
