@@ -89,4 +89,6 @@ def test_a_policy_plays_the_games_of_its_card(model, capsys):
         spread = expected["standard_deviation"]
         assert found["mean"] >= expected["mean"] - 5.0 * spread
     card = (model / "README.md").read_text()
+    # Where it is for whoever reads the card, and not where it was made.
+    assert f"--model=models/{model.name}\n" in card
     assert f"| greedy | {expected['games']} | {expected['mean']:.2f} |" in card

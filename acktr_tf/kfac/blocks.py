@@ -168,7 +168,7 @@ class Block(abc.ABC):
     def statistics(
         self, tape: CurvatureTape, gradients: Sequence[tf.Tensor], step: tf.Tensor
     ) -> list[tf.Tensor]:
-        """What a batch says of the block: A, G and what the inverse observes.
+        """What a batch says of the block: A, G and, for EKFAC, its squares.
 
         Second moments are taken in float32 even if the layer computes in half
         precision.
@@ -204,7 +204,7 @@ class Block(abc.ABC):
         for total, new in [(self._sum_a, a), (self._sum_g, g), (self._weight, one)]:
             moved = decay * total.value + (1.0 - decay) * new
             total.assign(tf.where(finite, moved, total.value))
-        if self._inverse.observes:
+        if isinstance(self._inverse, EKFACInverse):
             self._inverse.observe(observed[0], decay, finite)
         return tf.cast(~finite, tf.int32)
 
@@ -368,11 +368,11 @@ class KroneckerBlock(Block):
     def _sums(
         self, calls: Sequence[Call], gradients: Sequence[tf.Tensor], step: tf.Tensor
     ) -> list[tf.Tensor]:
-        """Moments, and what the inverse observes, summed over examples and calls."""
+        """Moments and, for EKFAC, squares, summed over examples and calls."""
         rows = [self._rows(*pair, step) for pair in zip(calls, gradients, strict=True)]
         moments = [factors.moments(each, self.num_inputs) for each in rows]
         sums = [tf.add_n(parts) for parts in zip(*moments, strict=True)]
-        if self._inverse.observes:
+        if isinstance(self._inverse, EKFACInverse):
             sums.append(self._inverse.squares(rows))
         return sums
 
@@ -414,7 +414,7 @@ class KroneckerBlock(Block):
             return end, [t + new for t, new in zip(totals, piece, strict=True)]
 
         shapes = [self._side_a.shape, self._side_g.shape, ()]
-        if self._inverse.observes:
+        if isinstance(self._inverse, EKFACInverse):
             shapes.append((self.num_inputs, self.num_outputs))
         _, totals = tf.while_loop(
             lambda start, _: start < examples,

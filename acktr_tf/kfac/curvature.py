@@ -10,6 +10,7 @@ from acktr_tf.kfac.blocks import AddVariable, Block, DiagonalBlock, Options
 from acktr_tf.kfac.capture import CurvatureTape
 from acktr_tf.kfac.kinds import make_blocks
 from acktr_tf.kfac.linalg import Array
+from acktr_tf.kfac.replicas import mean_over_replicas
 
 Problem = list[tuple[tf.Tensor, ...]]
 """A and G of each block; then the damping, and the number of the update."""
@@ -117,7 +118,7 @@ class Curvature:
             block.statistics(tape, found, step)
             for block, found in zip(self.blocks, gradients, strict=True)
         ]
-        means = _mean_over_replicas(statistics)
+        means = mean_over_replicas(statistics)
         return tf.add_n(
             [
                 block.accept(found, decay)
@@ -332,16 +333,6 @@ def _with_shapes(
     for array, shape in zip(arrays, shapes, strict=True):
         array.set_shape(shape)
     return list(arrays)
-
-
-def _mean_over_replicas(statistics: list[list[tf.Tensor]]) -> list[list[tf.Tensor]]:
-    context = tf.distribute.get_replica_context()
-    if context is None or context.num_replicas_in_sync == 1:
-        return statistics
-    means: list[list[tf.Tensor]] = context.all_reduce(
-        tf.distribute.ReduceOp.MEAN, statistics
-    )
-    return means
 
 
 def _shares(blocks: Sequence[Block], replicas: int) -> list[list[int]]:

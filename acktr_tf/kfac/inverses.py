@@ -51,30 +51,10 @@ class BlockInverse(abc.ABC):
       arrays: What the inverse is made of.
     """
 
-    observes = False
-    """Whether `observe` has to be called."""
-
     arrays: list[keras.Variable]
 
     def __init__(self, side_a: Side, side_g: Side, add_array: AddArray) -> None:
         self._sides = (side_a, side_g)
-
-    def squares(self, calls: Sequence[Rows]) -> tf.Tensor:
-        """What the factors do not say of a batch, summed over its examples, `[n, m]`.
-
-        Only if it `observes`.
-        """
-        raise NotImplementedError
-
-    def observe(self, squares: tf.Tensor, decay: float, finite: tf.Tensor) -> None:
-        """Learns of a batch what its `squares` say.
-
-        Args:
-          squares: Means over the examples.
-          decay: ρ.
-          finite: Scalar bool, whether they may be used.
-        """
-        raise NotImplementedError
 
     @abc.abstractmethod
     def solve(self, a: Array, g: Array, damping: float) -> Solution:
@@ -252,15 +232,19 @@ class EKFACInverse(EigenInverse):
     (U_Aᵀ)² S U_G², squares taken of each element.
     """
 
-    observes = True
-
     def __init__(self, side_a: Side, side_g: Side, add_array: AddArray) -> None:
         super().__init__(side_a, side_g, add_array)
         self._sum = add_array("spectrum", (side_a.size, side_g.size), "zeros")
         self._weight = add_array("spectrum_weight", (), "zeros")
 
     def observe(self, squares: tf.Tensor, decay: float, finite: tf.Tensor) -> None:
-        """Moves the spectrum towards the squares of a batch's gradients."""
+        """Moves the spectrum towards the squares of a batch's gradients.
+
+        Args:
+          squares: Means over the examples, `[n, m]`.
+          decay: ρ.
+          finite: Scalar bool, whether they may be used.
+        """
         for total, new in [(self._sum, squares), (self._weight, 1.0)]:
             moved = decay * total.value + (1.0 - decay) * new
             total.assign(tf.where(finite, moved, total.value))

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from acktr_tf.kfac.likelihoods import Likelihoods
 from acktr_tf.kfac.optimizer import KFAC
+from acktr_tf.kfac.replicas import mean_over_replicas
 
 if TYPE_CHECKING:
     from keras import Model as _Base
@@ -186,7 +187,7 @@ class Trainer(_Base):
                 )
             # Another one than that of the factors' targets.
             key = tf.random.experimental.stateless_fold_in(kfac.sampling_key(), 1)
-            return _mean_over_replicas(
+            return mean_over_replicas(
                 self._likelihoods.fisher_gram(outputs, tangents, key, sample_weight)
             )
 
@@ -208,7 +209,7 @@ class Trainer(_Base):
         measured = tf.cond(due, change, lambda: tf.constant(0.0))
         # A loss is divided by the number of replicas.
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        kfac.adapt_damping(_mean_over_replicas(replicas * measured), due)
+        kfac.adapt_damping(mean_over_replicas(replicas * measured), due)
 
     @contextmanager
     def _nothing_remembered(self) -> Iterator[None]:
@@ -252,10 +253,3 @@ def _first(fraction: float, values: Any) -> Any:
         return values[: tf.maximum(1, count)]
 
     return None if values is None else keras.tree.map_structure(cut, values)
-
-
-def _mean_over_replicas(value: tf.Tensor) -> tf.Tensor:
-    context = tf.distribute.get_replica_context()
-    if context is None or context.num_replicas_in_sync == 1:
-        return value
-    return context.all_reduce(tf.distribute.ReduceOp.MEAN, value)

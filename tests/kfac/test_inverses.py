@@ -427,7 +427,7 @@ def test_ekfac_is_exact_where_the_fisher_matrix_is_diagonal_in_the_basis():
     def product(kind: type[BlockInverse]) -> np.ndarray:
         inverse = make(kind, SIDES[0])
         accept(inverse, a_factor, g_factor, 0.05)
-        if inverse.observes:
+        if isinstance(inverse, EKFACInverse):
             squares = inverse.squares([Rows(tf.constant(rows), tf.constant(g))])
             inverse.observe(squares / len(pairs), 0.9, tf.constant(True))
         return inverse.multiply(tf.constant(matrix)).numpy()

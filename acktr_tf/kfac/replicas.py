@@ -1,0 +1,17 @@
+"""What replicas of a `tf.distribute` strategy do together."""
+
+from typing import Any
+
+import tensorflow as tf
+
+
+def mean_over_replicas(values: Any) -> Any:
+    """The means over all replicas, in each of them; alone, the values themselves.
+
+    Args:
+      values: A tensor or a nest of tensors, in the context of a replica.
+    """
+    context = tf.distribute.get_replica_context()
+    if context is None or context.num_replicas_in_sync == 1:
+        return values
+    return context.all_reduce(tf.distribute.ReduceOp.MEAN, values)
