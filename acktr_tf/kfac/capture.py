@@ -81,7 +81,10 @@ class CurvatureTape(tf.GradientTape):
         super().__exit__(*exception)
 
     def calls(self, layer: keras.layers.Layer) -> list[Call]:
-        """What was recorded of `layer`, in the order of its calls.
+        """What was recorded of a layer, in the order of its calls.
+
+        Args:
+          layer: One of those that the tape was given.
 
         Raises:
           ValueError: The layer was not called inside the block.

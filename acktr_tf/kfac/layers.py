@@ -29,19 +29,31 @@ class Bias(keras.layers.Layer):
         self.activation = keras.activations.linear
 
     def build(self, input_shape: Any) -> None:
-        """Makes the parameters `[units]`."""
+        """Makes the parameters `[units]`.
+
+        Args:
+          input_shape: Of any kind, for the parameters do not depend on it.
+        """
         self.bias = self.add_weight(
             shape=(self.units,), initializer=self.bias_initializer, name="bias"
         )
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
-        """The parameters `[N, units]`, once for each of the inputs `[N, ...]`."""
+        """The parameters `[N, units]`, once for each of the inputs.
+
+        Args:
+          inputs: `[N, ...]`; only N matters.
+        """
         rows = tf.shape(inputs)[0]
         value = tf.convert_to_tensor(self.bias)
         return self.activation(tf.broadcast_to(value, [rows, self.units]))
 
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, int]:
-        """`(N, units)`."""
+        """`(N, units)`.
+
+        Args:
+          input_shape: `(N, ...)`; N may be None.
+        """
         return (input_shape[0], self.units)
 
     def get_config(self) -> dict[str, Any]:

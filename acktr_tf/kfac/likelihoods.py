@@ -222,7 +222,11 @@ class NegativeLogLikelihood(keras.losses.Loss):
         self.distribution = distribution
 
     def call(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
-        """`[N]`, summed over what an example consists of.
+        """−log p of the targets, `[N]`, summed over what an example consists of.
+
+        Args:
+          y_true: Targets, as the distribution's samples but for a last axis of one.
+          y_pred: The model's outputs `[N, ...]`.
 
         Raises:
           ValueError: Targets are not as the distribution's samples.
@@ -237,7 +241,11 @@ class NegativeLogLikelihood(keras.losses.Loss):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "NegativeLogLikelihood":
-        """The reverse of `get_config`."""
+        """The loss of a configuration that `get_config` made.
+
+        Args:
+          config: The arguments of the constructor.
+        """
         function = keras.saving.deserialize_keras_object(config["distribution"])
         return cls(**{**config, "distribution": function})
 
@@ -289,6 +297,10 @@ def likelihood_of(loss: Any) -> Likelihood:
     Args:
       loss: A Keras loss or its name: mean squared error, or binary, categorical or
         sparse categorical cross-entropy; or a `NegativeLogLikelihood`.
+
+    Returns:
+      The distribution over an example's targets, given the outputs, that the loss
+      stands for.
 
     Raises:
       ValueError: It is another one, or no mean over the batch.

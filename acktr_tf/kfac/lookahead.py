@@ -88,7 +88,11 @@ class Lookahead(keras.optimizers.Optimizer):
 
     # Building -------------------------------------------------------------------
     def build(self, variables: Sequence[keras.Variable]) -> None:
-        """Makes the slow weights, and the variables of the inner optimizer."""
+        """Makes the slow weights, and the variables of the inner optimizer.
+
+        Args:
+          variables: The model's trainable ones.
+        """
         if self.built:
             return
         if not self.inner_optimizer.built:
@@ -220,11 +224,19 @@ class Lookahead(keras.optimizers.Optimizer):
             self.inner_optimizer.loss_scale_factor = factor
 
     def scale_loss(self, loss: tf.Tensor) -> tf.Tensor:
-        """The loss, scaled as the inner optimizer's gradients should be."""
+        """The loss, scaled as the inner optimizer's gradients should be.
+
+        Args:
+          loss: Scalar.
+        """
         return self.inner_optimizer.scale_loss(loss)
 
     def finalize_variable_values(self, var_list: Sequence[keras.Variable]) -> None:
-        """What the inner optimizer does at the end of `fit`."""
+        """What the inner optimizer does at the end of `fit`.
+
+        Args:
+          var_list: The model's trainable variables.
+        """
         self.inner_optimizer.finalize_variable_values(var_list)
 
     # Saving ---------------------------------------------------------------------
@@ -234,18 +246,33 @@ class Lookahead(keras.optimizers.Optimizer):
         return [*self._variables, *self.inner_optimizer.variables]
 
     def set_weights(self, weights: Sequence[Any]) -> None:
-        """Sets all `variables`."""
+        """Sets all `variables`.
+
+        Args:
+          weights: Their values, in the same order.
+        """
         own = len(self._variables)
         super().set_weights(weights[:own])
         self.inner_optimizer.set_weights(weights[own:])
 
     def save_own_variables(self, store: MutableMapping[str, Any]) -> None:
-        """Saves those that are not the inner optimizer's, which Keras saves itself."""
+        """Saves the variables but for the inner optimizer's, which Keras saves itself.
+
+        Args:
+          store: Where to: number → value.
+        """
         for index, variable in enumerate(self._variables):
             store[str(index)] = variable.numpy()
 
     def load_own_variables(self, store: Mapping[str, Any]) -> None:
-        """Loads what `save_own_variables` saved."""
+        """Loads what `save_own_variables` saved.
+
+        With a warning, the slow weights start anew if what was saved is of another
+        number of variables.
+
+        Args:
+          store: Where from: number → value.
+        """
         if len(store.keys()) != len(self._variables):
             # Of an optimizer that was never built, for instance.
             warnings.warn(
@@ -272,7 +299,12 @@ class Lookahead(keras.optimizers.Optimizer):
     def from_config(
         cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None
     ) -> "Lookahead":
-        """The optimizer of a configuration that `get_config` made."""
+        """The optimizer of a configuration that `get_config` made.
+
+        Args:
+          config: The arguments of the constructor, the inner optimizer serialized.
+          custom_objects: Name → class or function that Keras does not know by itself.
+        """
         inner_optimizer = keras.saving.deserialize_keras_object(
             config["inner_optimizer"], custom_objects=custom_objects
         )

@@ -196,6 +196,9 @@ class KFAC(keras.optimizers.Optimizer):
 
         If the model has no weights yet, that is done when the optimizer is built.
 
+        Args:
+          model: The one to train.
+
         Raises:
           ValueError: A layer is not supported, and the message names it; or the
             optimizer is attached already.
@@ -213,6 +216,9 @@ class KFAC(keras.optimizers.Optimizer):
 
     def build(self, variables: Sequence[keras.Variable]) -> None:
         """Makes the optimizer's variables; `attach` calls it.
+
+        Args:
+          variables: The model's trainable ones.
 
         Raises:
           ValueError: `attach` was not called first, or `variables` are not those of
@@ -333,6 +339,10 @@ class KFAC(keras.optimizers.Optimizer):
     def update_factors(self, tape: CurvatureTape, log_likelihood: tf.Tensor) -> None:
         """Moves the running factors towards those of a batch; see `update_curvature`.
 
+        Args:
+          tape: See `update_curvature`.
+          log_likelihood: `[N]`, see `update_curvature`.
+
         Raises:
           ValueError: A layer was not called inside the tape's block, or the
             log-likelihood does not depend on it.
@@ -390,7 +400,7 @@ class KFAC(keras.optimizers.Optimizer):
         Args:
           gradients: Of the loss.
           trainable_variables: What they are with respect to.
-          gram: See `Gram`; for instance of `fisher_gram`.
+          gram: See `Gram`; for instance of `Likelihoods.fisher_gram`.
 
         Raises:
           ValueError: `step_rule` is another one.

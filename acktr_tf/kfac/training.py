@@ -71,7 +71,11 @@ class Trainer(_Base):
         kfac.attach(self)
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
-        """Compiles a model that was loaded, and makes the optimizer's variables."""
+        """Compiles a model that was loaded, and makes the optimizer's variables.
+
+        Args:
+          config: The arguments of `compile`, as `get_compile_config` gives them.
+        """
         self.compile(**keras.saving.deserialize_keras_object(config))
         if self.built:
             self.optimizer.build(self.trainable_variables)
