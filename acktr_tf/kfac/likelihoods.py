@@ -362,7 +362,7 @@ class _Part(NamedTuple):
 
 
 class Likelihoods:
-    """Those of all outputs of a model, each with its weight.
+    """The likelihoods of all outputs of a model, each with its weight.
 
     The curvature of Σ w_k loss_k is Σ w_k F_k: with targets sampled independently that
     of Σ √w_k log p_k.

@@ -196,7 +196,7 @@ class Lookahead(keras.optimizers.Optimizer):
     # What is the inner optimizer's ------------------------------------------------
     @property
     def learning_rate(self) -> Any:
-        """The inner optimizer's; may be set."""
+        """The inner optimizer's."""
         return self.inner_optimizer.learning_rate
 
     @learning_rate.setter
