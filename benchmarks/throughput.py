@@ -18,7 +18,6 @@ An Atari game is stepped by Stable-Baselines3 with its own preprocessing.
 import argparse
 import csv
 import json
-import platform
 import shlex
 import subprocess
 import sys
@@ -28,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from machine import machine
 
 from acktr_tf.flags import config_from
 
@@ -126,23 +126,6 @@ def phases(log: dict[str, np.ndarray]) -> dict[str, float]:
         name.removeprefix("share_"): float(np.nanmean(column[late]))
         for name, column in log.items()
         if name.startswith("share_") and np.isfinite(column[late]).any()
-    }
-
-
-def machine() -> dict[str, Any]:
-    """What it was measured on."""
-    from acktr_tf.jobs import cores
-
-    model = ""
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        lines = info.read_text().splitlines()
-        names = [line for line in lines if line.startswith("model name")]
-        model = names[0].partition(":")[2].strip() if names else ""
-    return {
-        "processor": model or platform.processor(),
-        "cores": cores(),
-        "python": platform.python_version(),
     }
 
 

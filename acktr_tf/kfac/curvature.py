@@ -130,10 +130,11 @@ class Curvature:
     def update_inverses(
         self,
         step: Callable[[], tf.Tensor],
+        due: Callable[[], tf.Tensor],
         period: int,
         damping: Callable[[], tf.Tensor],
     ) -> tf.Tensor:
-        """Inverts every block, if `inverses_due`.
+        """Inverts every block, if that is due.
 
         With a thread, what comes into force after the first period are the inverses of
         the factors of the time before. In a `tf.distribute` strategy each replica
@@ -141,7 +142,8 @@ class Curvature:
 
         Args:
           step: Returns the number of the update, scalar.
-          period: Updates between two times.
+          due: Returns whether it is one to invert at, scalar bool.
+          period: Updates before a thread takes over.
           damping: Returns λ, scalar.
 
         Returns:
@@ -150,7 +152,7 @@ class Curvature:
 
         def update() -> tf.Tensor:
             return tf.cond(
-                inverses_due(step(), period),
+                due(),
                 lambda: self._invert(step(), period, damping()),
                 lambda: tf.constant(0),
             )
@@ -311,15 +313,6 @@ class Curvature:
             for block, matrix in zip(self.blocks, matrices, strict=True)
         ]
         return inner_product(matrices, products)
-
-
-def inverses_due(step: tf.Tensor, period: int) -> tf.Tensor:
-    """Whether a step is one of those that invert the factors, scalar bool.
-
-    Those are every `period`-th, and all of the first period: the factors change most
-    while they are means of a few batches.
-    """
-    return (step < period) | tf.equal(step % period, 0)
 
 
 def inner_product(left: Sequence[tf.Tensor], right: Sequence[tf.Tensor]) -> tf.Tensor:

@@ -41,10 +41,13 @@ class Rows(NamedTuple):
     Attributes:
       a: ā, `[N, T, n]`; of one-hot vectors the indices, `[N, T]` integers.
       g: `[N, T, m]`.
+      bias: Whether ā has one more element than `a`, a 1 at the end of each: the inputs
+        of a layer with a bias, which are not copied to put it there.
     """
 
     a: tf.Tensor
     g: tf.Tensor
+    bias: bool = False
 
 
 class Moments(NamedTuple):
@@ -76,6 +79,8 @@ def moments(rows: Rows, num_inputs: int) -> Moments:
         a = tf.math.unsorted_segment_sum(ones, index, num_inputs)
     else:
         a = _second_moment(rows.a)
+        if rows.bias:
+            a = _with_ones(a, rows.a)
     seen = tf.cast(tf.shape(rows.a)[1], rows.g.dtype)
     return Moments(a * (size[1] / seen), _second_moment(rows.g), size[0] * size[1])
 
@@ -107,9 +112,7 @@ def factors_of(
 # Kinds of layers --------------------------------------------------------------------
 def dense_rows(layer: keras.layers.Dense, call: Call, gradients: tf.Tensor) -> Rows:
     """Of a dense layer on `[N, ..., in]`: the axes between are positions."""
-    return Rows(
-        _homogeneous(_positions(call.inputs), layer.use_bias), _positions(gradients)
-    )
+    return Rows(_positions(call.inputs), _positions(gradients), layer.use_bias)
 
 
 def bias_rows(layer: keras.layers.Layer, call: Call, gradients: tf.Tensor) -> Rows:
@@ -138,8 +141,7 @@ def conv_rows(
       offset: Of these; see `extract_patches`.
     """
     patches = extract_patches(call.inputs, layer, every, offset)
-    a = _homogeneous(_positions(patches), layer.use_bias)
-    return Rows(a, _positions(gradients))
+    return Rows(_positions(patches), _positions(gradients), layer.use_bias)
 
 
 def embedding_rows(
@@ -223,11 +225,13 @@ def _exact_rows(gradients: tf.Tensor) -> Rows:
     return Rows(tf.ones_like(g[..., :1]), g)
 
 
-def _homogeneous(rows: tf.Tensor, use_bias: bool) -> tf.Tensor:
-    """`rows` `[..., n]` with a 1 at the end of each if there is a bias."""
-    if not use_bias:
-        return rows
-    return tf.concat([rows, tf.ones_like(rows[..., :1])], axis=-1)
+def _with_ones(moment: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
+    """The second moment of rows `[N, T, n]` with a 1 at the end of each."""
+    sums = tf.reduce_sum(rows, axis=[0, 1])
+    count = tf.cast(tf.size(rows[..., 0]), rows.dtype)
+    border = tf.concat([sums, [count]], axis=0)
+    above = tf.concat([moment, sums[:, tf.newaxis]], axis=1)
+    return tf.concat([above, border[tf.newaxis]], axis=0)
 
 
 def _second_moment(rows: tf.Tensor) -> tf.Tensor:

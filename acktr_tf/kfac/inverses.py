@@ -256,7 +256,7 @@ class EKFACInverse(EigenInverse):
             return _indexed_squares(rotated, self._sides[0].size)
         if len(rotated) == 1 and rotated[0].g.shape[1] == 1:
             # Of one position ∇W is an outer product, and so are its squares.
-            a, g = (tf.square(_flat(side)) for side in rotated[0])
+            a, g = (tf.square(_flat(side)) for side in rotated[0][:2])
             return tf.matmul(a, g, transpose_a=True)
         return _summed_squares(rotated)
 
@@ -267,7 +267,7 @@ class EKFACInverse(EigenInverse):
 
     def _rotated_rows(self, rows: Rows) -> Rows:
         vectors_a, vectors_g = self._vectors
-        a = rows.a if vectors_a is None else rows.a @ vectors_a.value
+        a = rows.a if vectors_a is None else _right_product(rows, vectors_a.value)
         g = rows.g if vectors_g is None else rows.g @ vectors_g.value
         return Rows(a, g)
 
@@ -296,6 +296,13 @@ class EKFACInverse(EigenInverse):
     def _eigenvalues(self) -> tf.Tensor:
         # S has zeros, which are nothing to divide by until there is damping.
         return tf.where(self._damping.value > 0.0, self._spectrum(), 1.0)
+
+
+def _right_product(rows: Rows, matrix: tf.Tensor) -> tf.Tensor:
+    """ā M, of a matrix `[n, k]`."""
+    if not rows.bias:
+        return rows.a @ matrix
+    return rows.a @ matrix[:-1] + matrix[-1]
 
 
 def _flat(values: tf.Tensor) -> tf.Tensor:

@@ -13,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.linalg import lapack
 
+from acktr_tf.kfac.blas import threads_for
+
 DAMPING_RAISE = 10.0
 MAX_RAISES = 8
 
@@ -81,6 +83,11 @@ def damped_inverse(matrix: Array, shift: float) -> Inverse:
       matrix: `[n, n]`, symmetric positive semidefinite up to rounding.
       shift: Positive.
     """
+    with threads_for(len(matrix)):
+        return _damped_inverse(matrix, shift)
+
+
+def _damped_inverse(matrix: Array, shift: float) -> Inverse:
     factorize, invert = lapack.get_lapack_funcs(("potrf", "potri"), (matrix,))
     diagonal = np.arange(len(matrix))
     failures = 0
@@ -110,6 +117,11 @@ def eigenbasis(matrix: Array) -> Eigenbasis:
     Args:
       matrix: `[n, n]`, symmetric positive semidefinite up to rounding.
     """
+    with threads_for(len(matrix)):
+        return _eigenbasis(matrix)
+
+
+def _eigenbasis(matrix: Array) -> Eigenbasis:
     failures = 0
     if np.isfinite(matrix).all():
         for routine in ("syevd", "syev"):

@@ -10,11 +10,12 @@ import tensorflow as tf
 
 from acktr_tf.kfac.blocks import INVERSES, Block, Options
 from acktr_tf.kfac.capture import CurvatureTape
-from acktr_tf.kfac.curvature import Curvature, inner_product, inverses_due
+from acktr_tf.kfac.curvature import Curvature, inner_product
 from acktr_tf.kfac.damping import adapted_damping
 from acktr_tf.kfac.factors import CONV_POSITIONS
 from acktr_tf.kfac.memory import memory
 from acktr_tf.kfac.quadratic import quadratic_step
+from acktr_tf.kfac.schedule import factors_due, inverses_due
 from acktr_tf.kfac.trust_region import adapted_factor, predicted_kl, step_size
 
 TRUST_REGIONS = ("gradient", "applied")
@@ -71,9 +72,10 @@ class KFAC(keras.optimizers.Optimizer):
       damping_period: Every so many steps `kfac.Model` adapts the damping by the
         Levenberg-Marquardt rule; see `adapt_damping`. None for damping that stays.
       factor_decay: ρ, decay of the running factors.
-      factor_update_period: Steps between two updates of the factors by `kfac.Model`.
+      factor_update_period: Steps between two updates of the factors by `kfac.Model`;
+        in the first period they are updated at every step.
       inverse_update_period: Steps between two inversions of the factors; in the first
-        period they are inverted at every step.
+        period they are inverted whenever they are updated.
       inverse: How blocks are inverted. "cholesky": A and G, each with its part of the
         damping. "eigen": in their eigenbases, with exact damping. "ekfac": the same,
         with a spectrum that follows every batch (George et al. 2018).
@@ -85,7 +87,8 @@ class KFAC(keras.optimizers.Optimizer):
         convolution. "uncorrelated": KFC. "correlated": an upper bound, the more
         careful of the two by the number of positions.
       curvature_fraction: Of the batch, in (0, 1], for the factors in `kfac.Model`.
-        Less than 1 costs a forward pass of its own on so many examples.
+        None for at most 128 examples: how many are needed does not grow with the batch.
+        But for 1 at every step, this costs a forward pass of its own on so many.
       patch_period: Of the positions of a convolution one in so many along each axis has
         its patch in the factor A; another one in each update. Not with "ekfac".
       max_patch_bytes: Of patches that are held at a time; more are made in pieces.
@@ -112,12 +115,12 @@ class KFAC(keras.optimizers.Optimizer):
         damping: float = 0.001,
         damping_period: int | None = None,
         factor_decay: float = 0.99,
-        factor_update_period: int = 1,
-        inverse_update_period: int = 10,
+        factor_update_period: int = 10,
+        inverse_update_period: int = 50,
         inverse: str = "cholesky",
         inverse_thread: bool = False,
         conv_positions: str = "uncorrelated",
-        curvature_fraction: float = 1.0,
+        curvature_fraction: float | None = None,
         patch_period: int = 1,
         max_patch_bytes: int = 256 * 2**20,
         fallback: str | None = None,
@@ -148,9 +151,9 @@ class KFAC(keras.optimizers.Optimizer):
         _require_one_of(tuple(INVERSES), "inverse", inverse)
         _require_one_of(CONV_POSITIONS, "conv_positions", conv_positions)
         _require(
-            0 < curvature_fraction <= 1,
+            curvature_fraction is None or 0 < curvature_fraction <= 1,
             "curvature_fraction",
-            "in (0, 1]",
+            "in (0, 1] or None",
             curvature_fraction,
         )
         _require(
@@ -348,20 +351,31 @@ class KFAC(keras.optimizers.Optimizer):
             log-likelihood does not depend on it.
         """
         # Counts the updates, so that `patch_period` leaves out no position.
-        step = tf.cast(self._iterations.value, tf.int32) // self.factor_update_period
+        step = tf.cast(self._iterations.value, tf.int32)
+        period = self.factor_update_period
+        step = tf.where(step < period, step, step // period)
         rejected = self.curvature.update_factors(
             tape, log_likelihood, self.factor_decay, step
         )
         self._rejected.assign(self._rejected.value + rejected)
 
+    def factors_due(self) -> tf.Tensor:
+        """Scalar bool: whether this step is one of those that update the factors."""
+        return factors_due(self._iterations.value, self.factor_update_period)
+
     def inverses_due(self) -> tf.Tensor:
         """Scalar bool: whether this step is one of those that invert the factors."""
-        return inverses_due(self._iterations.value, self.inverse_update_period)
+        return inverses_due(
+            self._iterations.value,
+            self.inverse_update_period,
+            self.factor_update_period,
+        )
 
     def update_inverses(self) -> None:
         """Inverts every block's factors if `inverses_due`."""
         failures = self.curvature.update_inverses(
             lambda: self._iterations.value,
+            self.inverses_due,
             self.inverse_update_period,
             lambda: self.current_damping,
         )

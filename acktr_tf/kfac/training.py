@@ -11,6 +11,9 @@ from acktr_tf.kfac.likelihoods import Likelihoods
 from acktr_tf.kfac.optimizer import KFAC
 from acktr_tf.kfac.replicas import mean_over_replicas
 
+CURVATURE_EXAMPLES = 128
+"""Of a batch at most so many are taken for the factors, if nothing else is said."""
+
 if TYPE_CHECKING:
     from keras import Model as _Base
 else:
@@ -143,7 +146,7 @@ class Trainer(_Base):
     ) -> None:
         """Of a part of the batch, by a forward pass of its own."""
 
-        def update() -> tf.Tensor:
+        def update(x: Any, y: Any, sample_weight: Any) -> tf.Tensor:
             part = [
                 _first(kfac.curvature_fraction, values)
                 for values in (x, y, sample_weight)
@@ -154,16 +157,26 @@ class Trainer(_Base):
             kfac.update_factors(tape, likelihood)
             return tf.constant(True)
 
+        def skip() -> tf.Tensor:
+            return tf.constant(False)
+
+        batch = (x, y, sample_weight)
+        context = tf.distribute.get_replica_context()
         if kfac.factor_update_period == 1:
-            update()
-            return
-        if tf.distribute.get_strategy().num_replicas_in_sync > 1:
-            raise ValueError(
-                "Replicas can only update factors together in every step. Received: "
-                f"factor_update_period={kfac.factor_update_period}"
-            )
-        due = tf.equal(kfac.iterations.value % kfac.factor_update_period, 0)
-        tf.cond(due, update, lambda: tf.constant(False))
+            update(*batch)
+        elif context.num_replicas_in_sync == 1:
+            tf.cond(kfac.factors_due(), lambda: update(*batch), skip)
+        else:
+            # A condition may hold nothing that replicas do together, but the other way
+            # round it may.
+            def of_all(strategy: tf.distribute.Strategy, *batch: Any) -> None:
+                def update_all() -> tf.Tensor:
+                    strategy.run(update, args=batch)
+                    return tf.constant(True)
+
+                tf.cond(kfac.factors_due(), update_all, skip)
+
+            context.merge_call(of_all, args=batch)
 
     def _gram(
         self, kfac: KFAC, x: Any, sample_weight: Any
@@ -249,10 +262,13 @@ def kfac_of(optimizer: Any) -> KFAC | None:
     return optimizer
 
 
-def _first(fraction: float, values: Any) -> Any:
-    """The first examples of a batch."""
+def _first(fraction: float | None, values: Any) -> Any:
+    """The first examples of a batch, or of a replica's part of it."""
+    replicas = tf.distribute.get_strategy().num_replicas_in_sync
 
     def cut(values: tf.Tensor) -> tf.Tensor:
+        if fraction is None:
+            return values[: -(-CURVATURE_EXAMPLES // replicas)]
         count = tf.cast(fraction * tf.cast(tf.shape(values)[0], tf.float32), tf.int32)
         return values[: tf.maximum(1, count)]
 

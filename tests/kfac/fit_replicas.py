@@ -13,6 +13,8 @@ from kfac import twins
 EXAMPLES, CLASSES = 64, 3
 SETTINGS: list[dict[str, object]] = [
     {},
+    {"factor_update_period": 1, "curvature_fraction": 1.0},
+    {"factor_update_period": 3},
     {"inverse": "ekfac", "inverse_update_period": 2},
     {"inverse_thread": True, "inverse_update_period": 2},
     {"step_rule": "quadratic", "learning_rate": 1.0, "damping_period": 2},

@@ -95,8 +95,8 @@ MUTATIONS = [
     Mutation(
         "no homogeneous coordinate",
         "kfac/factors.py",
-        "return tf.concat([rows, tf.ones_like(rows[..., :1])], axis=-1)",
-        "return tf.concat([rows, tf.zeros_like(rows[..., :1])], axis=-1)",
+        "border = tf.concat([sums, [count]], axis=0)",
+        "border = tf.concat([0.0 * sums, [count]], axis=0)",
         "tests/kfac/test_factors.py",
     ),
     Mutation(
@@ -179,8 +179,8 @@ MUTATIONS = [
     ),
     Mutation(
         "inverses are made at every step",
-        "kfac/curvature.py",
-        "return (step < period) | tf.equal(step % period, 0)",
+        "kfac/schedule.py",
+        "return early | tf.equal(step % period, 0)",
         "return step >= 0",
         "tests/kfac/test_optimizer.py",
     ),

@@ -14,6 +14,7 @@ from oracles import kfac as oracle
 
 from acktr_tf.kfac import KFAC, Bias, CurvatureTape
 from acktr_tf.kfac.blocks import Block, DiagonalBlock, KroneckerBlock
+from acktr_tf.kfac.factors import Rows
 from kfac import twins
 
 LAYERS = keras.layers
@@ -68,15 +69,22 @@ def seen(
         block._rows(call, tf.convert_to_tensor(gradient), tf.constant(0))
         for call, gradient in zip(tape.calls(block.layer), gradients, strict=True)
     ]
+    arrays = [(with_ones(each), np.asarray(each.g)) for each in rows]
     optimizer.update_factors(*forward())
 
     exact = twins.per_example_gradients(model, x, twins.wavy_log_likelihood, training)
     return Seen(
         block,
-        sum(products(np.asarray(a), np.asarray(g), block.num_inputs) for a, g in rows),
+        sum(products(a, g, block.num_inputs) for a, g in arrays),
         twins.block_gradients(block, model, exact),
-        [np.float64(g) for _, g in rows],
+        [np.float64(g) for _, g in arrays],
     )
+
+
+def with_ones(rows: Rows) -> np.ndarray:
+    """ā of all rows."""
+    a = np.asarray(rows.a)
+    return np.concatenate([a, np.ones_like(a[..., :1])], axis=-1) if rows.bias else a
 
 
 def products(a: np.ndarray, g: np.ndarray, n: int) -> np.ndarray:

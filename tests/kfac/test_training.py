@@ -61,7 +61,13 @@ def assert_same_weights(left: keras.Model, right: keras.Model, **tolerance) -> N
 # What it computes -----------------------------------------------------------------
 @pytest.mark.parametrize("inverse", ["cholesky", "eigen", "ekfac"])
 def test_fit_is_the_loop_of_the_documentation(inverse):
-    fitted = compiled(inverse=inverse, inverse_update_period=2)
+    # As the loop does it, factors of the whole of each batch.
+    fitted = compiled(
+        inverse=inverse,
+        inverse_update_period=2,
+        factor_update_period=1,
+        curvature_fraction=1.0,
+    )
     fit(fitted)
 
     model = make_model()
@@ -160,21 +166,33 @@ def test_a_part_of_the_batch_makes_the_factors_of_that_part():
     part = compiled(curvature_fraction=0.25)
     x, y = make_data()
     part.fit(x[:32], y[:32], batch_size=32, shuffle=False, verbose=0)
-    whole = compiled()
+    whole = compiled(curvature_fraction=1.0)
     whole.fit(x[:8], y[:8], batch_size=8, shuffle=False, verbose=0)
     for left, right in zip(part.optimizer.blocks, whole.optimizer.blocks, strict=True):
         np.testing.assert_allclose(left.factors().a, right.factors().a, rtol=1e-5)
 
 
-def test_factors_are_made_once_in_their_period():
-    often, seldom = compiled(), compiled(factor_update_period=3)
+def test_factors_are_made_once_in_their_period_after_the_first():
+    often, seldom = compiled(factor_update_period=1), compiled(factor_update_period=3)
     for model in (often, seldom):
-        fit(model)
-    # Weights of the running means after six updates and after two.
+        fit(model, epochs=3)
+    # Weights of the running means after steps 0 to 8, and after 0 to 3 and 6.
     counts = [
         float(model.optimizer.blocks[0]._weight.value) for model in (often, seldom)
     ]
-    np.testing.assert_allclose(counts, [1 - 0.99**6, 1 - 0.99**2], rtol=1e-5)
+    np.testing.assert_allclose(counts, [1 - 0.99**9, 1 - 0.99**5], rtol=1e-5)
+
+
+def test_of_a_large_batch_no_more_examples_than_are_needed_make_the_factors():
+    x = twins.inputs(200, 5)
+    y = np.argmax(x[:, :CLASSES], axis=1)
+    some = compiled()
+    some.fit(x, y, batch_size=200, shuffle=False, verbose=0)
+    same = compiled(curvature_fraction=1.0)
+    same.fit(x[:128], y[:128], batch_size=128, shuffle=False, verbose=0)
+    for left, right in zip(some.optimizer.blocks, same.optimizer.blocks, strict=True):
+        np.testing.assert_allclose(left.factors().a, right.factors().a, rtol=1e-5)
+        np.testing.assert_allclose(left.factors().g, right.factors().g, rtol=1e-4)
 
 
 def test_a_pass_for_the_factors_alone_moves_no_running_mean():

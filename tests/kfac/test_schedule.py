@@ -1,0 +1,42 @@
+"""When factors are updated and inverted."""
+
+import pytest
+import tensorflow as tf
+
+from acktr_tf.kfac.schedule import factors_due, inverses_due
+
+
+def steps(due, *periods: int) -> list[int]:
+    return [step for step in range(13) if due(tf.constant(step), *periods)]
+
+
+@pytest.mark.parametrize(
+    ("period", "expected"),
+    [
+        (1, list(range(13))),
+        (3, [0, 1, 2, 3, 6, 9, 12]),
+        (100, list(range(13))),
+    ],
+)
+def test_factors_are_updated_throughout_the_first_period_and_then_once(
+    period, expected
+):
+    assert steps(factors_due, period) == expected
+
+
+@pytest.mark.parametrize(
+    ("period", "factor_period", "expected"),
+    [
+        (1, 1, list(range(13))),
+        (5, 1, [0, 1, 2, 3, 4, 5, 10]),
+        # In the first period with the factors: at 0, 1, 2, 4, 6.
+        (7, 2, [0, 1, 2, 4, 6, 7]),
+        (6, 3, [0, 1, 2, 3, 6, 12]),
+        # Inverted more often than there is anything new.
+        (2, 4, [0, 1, 2, 4, 6, 8, 10, 12]),
+    ],
+)
+def test_inverses_are_made_with_the_factors_in_the_first_period_and_then_once(
+    period, factor_period, expected
+):
+    assert steps(inverses_due, period, factor_period) == expected
