@@ -146,7 +146,8 @@ def test_a_run_is_measured_and_deterministic(part, optimizer):
     problem = part("problems").PROBLEMS["digits"]._replace(batch=16)
     digits = part("data").digits()
     few = type(digits)(*(array[:48] for array in digits))
-    settings = optimizers.values(optimizers.GRIDS["digits"][optimizer][0])
+    search = optimizers.search(problem, optimizer)
+    settings = search.settings(search.points[0])
     run = train.Run("digits", optimizer, settings, 0, 4)
     one, two = (train.train(run, problem, few) for _ in range(2))
     assert one["at"] == (0, 1, 2, 3, 4)
@@ -163,7 +164,7 @@ def test_a_run_that_diverges_ends_there(part):
     problem = part("problems").PROBLEMS["digits"]._replace(batch=16)
     digits = part("data").digits()
     few = type(digits)(*(array[:48] for array in digits))
-    run = train.Run("digits", "SGD", {"learning_rate": 1e30}, 0, 6)
+    run = train.Run("digits", "SGD", {"learning_rate": 1e30, "momentum": 0.9}, 0, 6)
     record = train.train(run, problem, few)
     assert record["training"][-1] is None
     assert record["at"][-1] < 6
@@ -219,9 +220,9 @@ def test_trials_go_on_beyond_an_edge_and_none_is_run_without(part, made, tmp_pat
     with pytest.raises(SystemExit, match="not tuned"):
         part("run").main([*flags, "--stage=run"])
     part("run").main([*flags, "--stage=tune"])
-    # 0.0003 to 0.03, then 0.1, which is best, and 0.3, which is not.
+    # 0.001 to 0.1, which is the best, and then 0.3, which is not.
     rates = [job.settings["learning_rate"] for job in made]
-    assert rates[5:] == [0.1, 0.3]
+    assert rates[4:] == [0.1, 0.3]
 
 
 def test_a_tiny_run_is_made_by_a_process_and_resumes(part, monkeypatch, tmp_path):
@@ -254,25 +255,40 @@ def test_places_of_the_grid_are_half_decades(part):
 
 def test_there_is_a_point_beyond_an_edge_only(part):
     optimizers = part("optimizers")
-    line = optimizers.line(0)
+    line = optimizers.line("learning_rate", 0)
     assert optimizers.beyond(line, {"learning_rate": 1}) is None
     assert optimizers.beyond(line, {"learning_rate": -2}) == {"learning_rate": -3}
     assert optimizers.beyond(line, {"learning_rate": 2}) == {"learning_rate": 3}
-    centre = {"learning_rate": 0, "kl_radius": -4, "damping": -6}
-    cross = optimizers.cross(centre, {"learning_rate": 1, "damping": 2})
+    centre = {"kl_radius": -4, "damping": -6}
+    cross = optimizers.cross(centre, {"kl_radius": 1, "damping": 2})
     assert len(cross) == 5
     assert optimizers.beyond(cross, centre) is None
-    low = {**centre, "damping": -8}
-    assert optimizers.beyond(cross, low) == {**centre, "damping": -10}
+    assert optimizers.beyond(cross, {**centre, "damping": -8}) == {
+        **centre,
+        "damping": -10,
+    }
 
 
-def test_every_grid_has_as_many_trials(part):
+def test_every_optimizer_has_as_many_trials(part):
     optimizers = part("optimizers")
-    for grids in optimizers.GRIDS.values():
-        assert list(grids) == list(optimizers.OPTIMIZERS)
-        for grid in grids.values():
-            assert len(grid) == 5
-            assert len({tuple(point.items()) for point in grid}) == 5
+    for problem in part("problems").PROBLEMS.values():
+        for name in optimizers.OPTIMIZERS:
+            search = optimizers.search(problem, name)
+            settings = [search.settings(point) for point in search.points]
+            assert len({tuple(each[n] for n in search.tuned) for each in settings}) == 5
+            assert all("learning_rate" in each for each in settings)
+
+
+def test_optimizers_are_made_with_rates_that_fall_to_zero(part):
+    optimizers = part("optimizers")
+    for name in ("SGD", "Adam", "K-FAC"):
+        for problem in part("problems").PROBLEMS.values():
+            search = optimizers.search(problem, name)
+            settings = search.settings(search.points[0])
+            rate = optimizers.make(name, settings, 100, seed=3)._learning_rate
+            assert float(rate(0)) == pytest.approx(settings["learning_rate"])
+            assert float(rate(50)) == pytest.approx(settings["learning_rate"] / 2)
+            assert float(rate(100)) == 0.0
 
 
 def test_a_trial_that_diverged_is_the_worst(part):
@@ -329,15 +345,22 @@ def test_tables_say_what_the_curves_say(part):
     document = {
         "machine": {"processor": "P", "cores": 2},
         "least": {"training": 0.0, "held_out": 0.0},
-        "chosen": {name: {"learning_rate": 0.1} for name in RUNS},
+        "chosen": {
+            **{name: {"learning_rate": 0.1, "momentum": 0.9} for name in RUNS},
+            "K-FAC": {"damping": 1e-5, "kl_radius": 0.1, "inverse": "eigen"},
+        },
         "trials": {
-            "SGD": [record([3]), record([None], settings={"learning_rate": 1.0})]
+            "SGD": [
+                record([3], settings={"learning_rate": 0.1, "momentum": 0.9}),
+                record([None], settings={"learning_rate": 1.0, "momentum": 0.9}),
+            ]
         },
         "runs": RUNS,
     }
     text = part("results").tables("curves", document)
     assert "Adam's final training loss: 2. P, 2 cores." in text
-    row = "| K-FAC | `learning_rate=0.1` | 40 | 2051.3 | 10 · 20 | 0.50 | 20.0 · 40.0 |"
+    assert "Not tuned of K-FAC: `kl_radius=0.1` `inverse=eigen`." in text
+    row = "| K-FAC | `damping=1e-05` | 40 | 2051.3 | 10 · 20 | 0.50 | 20.0 · 40.0 |"
     assert f"{row} 1.00 |" in text
     assert "| – · – | not reached | – · – | not reached |" in text
     assert "| SGD | 5 · diverged | 0.5 · 0.5 |" in text

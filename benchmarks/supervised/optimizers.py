@@ -1,19 +1,19 @@
 """The optimizers, and the settings among which each is tuned.
 
-A setting that is tuned is on a grid of half decades: 0.1, 0.3, 1, 3, ... All other
-settings are given here in full, so that a default that changes does not change these.
+A setting that is tuned is on a grid of half decades: 0.1, 0.3, 1, 3, ... All others are
+given here in full, so that a default that changes does not change these.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import keras
 
 from acktr_tf import kfac
-from supervised.problems import OUTPUTS
+from supervised.problems import OUTPUTS, Problem
 
-ADAM, KFAC = "Adam", "K-FAC"
+SGD, ADAM, MUON, KFAC = "SGD", "Adam", "Muon", "K-FAC"
 
 Point = dict[str, int]
 """A trial: tuned setting → its place on the grid, in half decades from 1."""
@@ -27,81 +27,87 @@ def value(place: int) -> float:
     return float(f"{3 if half else 1}e{decades}")
 
 
-def values(point: Mapping[str, int]) -> dict[str, float]:
-    """The settings of a trial."""
-    return {name: value(place) for name, place in point.items()}
-
-
-# Optimizers -------------------------------------------------------------------------
-def _sgd(learning_rate: Any, seed: int) -> keras.optimizers.Optimizer:
-    return keras.optimizers.SGD(learning_rate, momentum=0.9)
-
-
-def _adam(learning_rate: Any, seed: int) -> keras.optimizers.Optimizer:
-    return keras.optimizers.Adam(
-        learning_rate, beta_1=0.9, beta_2=0.999, epsilon=1e-7, weight_decay=None
-    )
-
-
-def _muon(learning_rate: Any, seed: int) -> keras.optimizers.Optimizer:
-    # As its docstring advises, the last layer is AdamW's, as all that is no matrix is
-    # in any case. Weights do not decay, since no other optimizer's do.
-    return keras.optimizers.Muon(
-        learning_rate,
-        weight_decay=None,
-        adam_weight_decay=None,
-        exclude_layers=[OUTPUTS],
-        momentum=0.95,
-        nesterov=True,
-        rms_rate=0.2,
-    )
-
-
-def _kfac(learning_rate: Any, seed: int, **tuned: float) -> kfac.KFAC:
-    return kfac.KFAC(
-        learning_rate,
-        kl_radius=tuned["kl_radius"],
-        trust_region="gradient",
-        momentum=0.9,
-        step_rule="momentum",
-        damping=tuned["damping"],
-        damping_period=None,
-        factor_decay=0.95,
-        factor_update_period=1,
-        inverse_update_period=20,
-        inverse="cholesky",
-        inverse_thread=False,
-        conv_positions="uncorrelated",
-        curvature_fraction=1.0,
-        patch_period=1,
-        fisher="sampled",
-        seed=seed,
-    )
-
-
-OPTIMIZERS: dict[str, Callable[..., keras.optimizers.Optimizer]] = {
-    "SGD": _sgd,
-    ADAM: _adam,
-    "Muon": _muon,
-    KFAC: _kfac,
+# Settings ---------------------------------------------------------------------------
+# Muon: as its docstring advises, the last layer is AdamW's, as all that is no matrix is
+# in any case. Weights do not decay, since no other optimizer's do.
+SETTINGS: dict[str, dict[str, Any]] = {
+    SGD: {"momentum": 0.9, "nesterov": False},
+    ADAM: {"beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-7},
+    MUON: {
+        "weight_decay": None,
+        "adam_weight_decay": None,
+        "exclude_layers": [OUTPUTS],
+        "adam_beta_1": 0.9,
+        "adam_beta_2": 0.999,
+        "momentum": 0.95,
+        "nesterov": True,
+        "rms_rate": 0.2,
+    },
+    KFAC: {
+        "trust_region": "gradient",
+        "momentum": 0.9,
+        "damping_period": None,
+        "factor_decay": 0.95,
+        "inverse_update_period": 20,
+        "inverse": "cholesky",
+        "inverse_thread": False,
+        "conv_positions": "uncorrelated",
+        "patch_period": 1,
+        "fisher": "sampled",
+    },
 }
+
+# What is not tuned of K-FAC, but not the same everywhere. Deep autoencoders want steps
+# by the quadratic model to leave the plateau where every picture is the mean picture,
+# and have layers so large that it pays to take their factors of fewer examples.
+AUTOENCODER: dict[str, Any] = {
+    "step_rule": "quadratic",
+    "learning_rate": 1.0,
+    "kl_radius": None,
+    "factor_update_period": 4,
+    "curvature_fraction": 0.25,
+}
+CLASSIFIER: dict[str, Any] = {
+    "step_rule": "momentum",
+    "learning_rate": 0.3,
+    "factor_update_period": 1,
+    "curvature_fraction": 1.0,
+}
+
+_CLASSES = {
+    SGD: keras.optimizers.SGD,
+    ADAM: keras.optimizers.Adam,
+    KFAC: kfac.KFAC,
+}
+OPTIMIZERS = tuple(SETTINGS)
 
 
 def make(
-    name: str, settings: Mapping[str, float], updates: int, seed: int
+    name: str, settings: Mapping[str, Any], updates: int, seed: int
 ) -> keras.optimizers.Optimizer:
-    """An optimizer whose learning rate falls linearly to zero over all its updates."""
+    """An optimizer whose learning rate falls linearly to zero over all its updates.
+
+    Args:
+      name: Of the optimizer.
+      settings: All of them.
+      updates: How many.
+      seed: Of what K-FAC samples.
+    """
     rest = dict(settings)
     schedule = keras.optimizers.schedules.PolynomialDecay(
         rest.pop("learning_rate"), updates, end_learning_rate=0.0, power=DECAY_POWER
     )
-    return OPTIMIZERS[name](schedule, seed, **rest)
+    if name == KFAC:
+        rest["seed"] = seed
+    # Muon is only asked for where it is used: older releases of Keras have none.
+    maker = keras.optimizers.Muon if name == MUON else _CLASSES[name]
+    return maker(schedule, **rest)
 
 
 # Tuning -----------------------------------------------------------------------------
-def line(centre: int) -> list[Point]:
-    """Five learning rates, a half decade apart."""
-    return [{"learning_rate": centre + step} for step in (-2, -1, 0, 1, 2)]
+def line(name: str, centre: int) -> list[Point]:
+    """Five values of a setting, a half decade apart."""
+    return [{name: centre + step} for step in (-2, -1, 0, 1, 2)]
 
 
 def cross(centre: Point, axes: Mapping[str, int]) -> list[Point]:
@@ -144,28 +150,45 @@ def best_of(losses: Sequence[float | None]) -> int:
     )
 
 
+class Search(NamedTuple):
+    """The trials of an optimizer on a problem.
+
+    Attributes:
+      points: The first of them.
+      fixed: Settings that all of them have.
+    """
+
+    points: list[Point]
+    fixed: dict[str, Any]
+
+    def settings(self, point: Point) -> dict[str, Any]:
+        """All settings of a trial."""
+        return {**self.fixed, **{name: value(place) for name, place in point.items()}}
+
+    @property
+    def tuned(self) -> list[str]:
+        """Names of the settings that differ from trial to trial."""
+        return list(self.points[0])
+
+
 _AUTOENCODERS = {
-    "SGD": line(1),
-    ADAM: line(-6),
-    "Muon": line(-6),
-    KFAC: cross(
-        {"learning_rate": -1, "kl_radius": -4, "damping": -7},
-        {"learning_rate": 1, "damping": 2},
-    ),
+    SGD: line("learning_rate", 1),
+    ADAM: line("learning_rate", -6),
+    MUON: line("learning_rate", -4),
+    KFAC: line("damping", -10),
 }
 _CLASSIFIERS = {
-    "SGD": line(-3),
-    ADAM: line(-5),
-    "Muon": line(-5),
-    KFAC: cross(
-        {"learning_rate": -1, "kl_radius": -4, "damping": -6},
-        {"kl_radius": 2, "damping": 2},
-    ),
+    SGD: line("learning_rate", -3),
+    ADAM: line("learning_rate", -5),
+    MUON: line("learning_rate", -4),
+    KFAC: cross({"kl_radius": -5, "damping": -5}, {"kl_radius": 2, "damping": 2}),
 }
-GRIDS: dict[str, dict[str, list[Point]]] = {
-    "curves": _AUTOENCODERS,
-    "frames": _AUTOENCODERS,
-    "games": _CLASSIFIERS,
-    "digits": _CLASSIFIERS,
-    "resnet": _CLASSIFIERS,
-}
+
+
+def search(problem: Problem, name: str) -> Search:
+    """The trials of an optimizer on a problem."""
+    fixed = dict(SETTINGS[name])
+    if name == KFAC:
+        fixed.update(AUTOENCODER if problem.reconstructs else CLASSIFIER)
+    points = (_AUTOENCODERS if problem.reconstructs else _CLASSIFIERS)[name]
+    return Search(points, fixed)

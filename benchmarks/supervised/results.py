@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from supervised.optimizers import ADAM, KFAC, OPTIMIZERS
+from supervised.optimizers import ADAM, KFAC, OPTIMIZERS, search
 from supervised.problems import PROBLEMS
 
 NOT_REACHED = "not reached"
@@ -14,9 +14,9 @@ Record = Mapping[str, Any]
 """A run, as train.py left it."""
 
 Document = Mapping[str, Any]
-"""All of a problem: `"machine"`; `"least"`, the entropy of its training and of its
-held-out targets; `"trials"` and `"runs"`, optimizer → records; `"chosen"`, optimizer →
-settings."""
+"""All of a problem: `"machine"`; `"least"`, the entropy of the training and of the
+held-out targets whose loss is measured; `"trials"` and `"runs"`, optimizer → records;
+`"chosen"`, optimizer → settings."""
 
 
 class Reached(NamedTuple):
@@ -99,18 +99,23 @@ def tables(name: str, document: Document) -> str:
     runs = {each: document["runs"].get(each, []) for each in OPTIMIZERS}
     runs = {each: records for each, records in runs.items() if records}
     parts = [
+        f"![Losses of {name}](images/supervised_{name}.png)",
         f"Adam's final training loss: {_number(target(runs))}. "
         f"{document['machine']['processor']}, {document['machine']['cores']} cores.",
-        _effort_table(runs, document["chosen"]),
+        _effort_table(name, runs, document["chosen"]),
         _bars(name, efforts(runs).get(KFAC)),
         _loss_table(runs),
-        _trial_table(document["trials"], document["chosen"]),
+        _trial_table(name, document["trials"], document["chosen"]),
     ]
+    if KFAC in runs:
+        tuned = search(PROBLEMS[name], KFAC).tuned
+        rest = {k: v for k, v in document["chosen"][KFAC].items() if k not in tuned}
+        parts.insert(3, f"Not tuned of K-FAC: {_settings(rest, list(rest))}.")
     return "\n\n".join(parts)
 
 
 def _effort_table(
-    runs: Mapping[str, Sequence[Record]], chosen: Mapping[str, Any]
+    problem: str, runs: Mapping[str, Sequence[Record]], chosen: Mapping[str, Any]
 ) -> str:
     found = efforts(runs)
     lines = [
@@ -128,7 +133,7 @@ def _effort_table(
         seconds = [f"{each.seconds:.1f}" if each else "–" for each in effort.reached]
         cells = [
             name,
-            _settings(chosen[name]),
+            _settings(chosen[name], search(PROBLEMS[problem], name).tuned),
             f"{records[0]['updates']:,}",
             f"{np.mean(speeds):.1f}",
             " · ".join(updates),
@@ -173,7 +178,7 @@ def _loss_table(runs: Mapping[str, Sequence[Record]]) -> str:
 
 
 def _trial_table(
-    trials: Mapping[str, Sequence[Record]], chosen: Mapping[str, Any]
+    problem: str, trials: Mapping[str, Sequence[Record]], chosen: Mapping[str, Any]
 ) -> str:
     lines = [
         "| | trial | updates | final training loss | chosen |",
@@ -183,7 +188,7 @@ def _trial_table(
         for record in trials.get(name, []):
             cells = [
                 name,
-                _settings(record["settings"]),
+                _settings(record["settings"], search(PROBLEMS[problem], name).tuned),
                 f"{record['updates']:,}",
                 _number(final_loss(record)),
                 "yes" if record["settings"] == chosen.get(name) else "",
@@ -192,8 +197,12 @@ def _trial_table(
     return "\n".join(lines)
 
 
-def _settings(settings: Mapping[str, float]) -> str:
-    return " ".join(f"`{name}={number:g}`" for name, number in settings.items())
+def _settings(settings: Mapping[str, Any], names: Sequence[str]) -> str:
+    shown = {name: settings[name] for name in names}
+    return " ".join(
+        f"`{name}={found:g}`" if isinstance(found, float) else f"`{name}={found}`"
+        for name, found in shown.items()
+    )
 
 
 def _number(loss: float | None) -> str:

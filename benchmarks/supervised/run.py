@@ -34,7 +34,7 @@ from acktr_tf.jobs import child_environment, write_file
 from supervised import optimizers, results
 from supervised.data import load
 from supervised.problems import PROBLEMS
-from supervised.train import Run
+from supervised.train import Run, subset
 
 HERE = Path(__file__).resolve().parent
 STAGES = ("tune", "run", "report")
@@ -51,7 +51,7 @@ class Tuning(NamedTuple):
     """
 
     trials: list[dict[str, Any]]
-    chosen: dict[str, float] | None
+    chosen: dict[str, Any] | None
 
 
 class Plan:
@@ -76,12 +76,12 @@ class Plan:
     def trial(self, problem: str, optimizer: str, point: optimizers.Point) -> Run:
         """A trial of some settings."""
         updates = self._arguments.trial_share * self.updates(problem, optimizer)
-        settings = optimizers.values(point)
+        settings = optimizers.search(PROBLEMS[problem], optimizer).settings(point)
         return Run(problem, optimizer, settings, TRIAL_SEED, max(1, round(updates)))
 
     def tune(self, problem: str, optimizer: str, make: bool) -> Tuning:
         """The trials, which are made if need be and wanted."""
-        points = list(optimizers.GRIDS[problem][optimizer])
+        points = list(optimizers.search(PROBLEMS[problem], optimizer).points)
         most = len(points) + MORE_TRIALS
         records: list[dict[str, Any]] = []
         while True:
@@ -153,8 +153,10 @@ class Plan:
             )
         log.unlink()
         record = json.loads(path.read_text(encoding="utf-8"))
+        tuned = optimizers.search(PROBLEMS[run.problem], run.optimizer).tuned
         print(
-            f"{run.problem} {run.optimizer} {path.stem} {run.settings}: "
+            f"{run.problem} {run.optimizer} {path.stem} "
+            f"{ {name: run.settings[name] for name in tuned} }: "
             f"{results.final_loss(record)} after {record['at'][-1]} updates, "
             f"{record['seconds'][-1]} s",
             flush=True,
@@ -171,6 +173,8 @@ def documents(plan: Plan, arguments: argparse.Namespace) -> Iterator[tuple[str, 
             print(f"{problem}: Adam has no runs yet, which all are compared with.")
             continue
         parts = PROBLEMS[problem].examples(load(PROBLEMS[problem].data, arguments.data))
+        # Of those whose loss is measured.
+        parts = (subset(parts[0]), parts[1])
         least = [PROBLEMS[problem].least_loss(part) for part in parts]
         yield (
             problem,

@@ -38,14 +38,14 @@ class Run(NamedTuple):
     Attributes:
       problem: Its name.
       optimizer: Its name.
-      settings: Of the optimizer, those that are tuned.
+      settings: Of the optimizer, all of them.
       seed: Of the weights, the order of batches, and what K-FAC samples.
       updates: How many, over which the learning rate falls to zero.
     """
 
     problem: str
     optimizer: str
-    settings: dict[str, float]
+    settings: dict[str, Any]
     seed: int
     updates: int
 
