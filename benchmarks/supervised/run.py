@@ -13,7 +13,8 @@ process of its own that leaves a record in DIRECTORY/PROBLEM/OPTIMIZER; one that
 there is never made again, so that the same command continues what was stopped.
 
 --updates replaces the number of each problem. K-FAC gets --kfac_share of it, a trial
---trial_share of a run. All learning rates fall linearly to zero over the run.
+--trial_share of a run. All learning rates fall linearly to zero over the run. Times are
+only worth something with --jobs=1, on a machine that does nothing else.
 """
 
 import argparse
@@ -279,4 +280,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        raise SystemExit("Stopped. The same command continues.") from None
