@@ -257,8 +257,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """See the module's docstring."""
     flags = parser().parse_args(arguments)
     plan = Plan(flags)
-    for name in dict.fromkeys(PROBLEMS[problem].data for problem in flags.problems):
-        load(name, flags.data)
     pairs = [(p, o) for p in flags.problems for o in flags.optimizers]
 
     def make(pair: tuple[str, str]) -> None:
@@ -268,6 +266,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             plan.runs(*pair, make=True)
 
     if {"tune", "run"} & set(flags.stage):
+        # Before several processes would make the same file.
+        for name in dict.fromkeys(PROBLEMS[problem].data for problem in flags.problems):
+            load(name, flags.data)
         pool = ThreadPoolExecutor(flags.jobs)
         try:
             for future in [pool.submit(make, pair) for pair in pairs]:
