@@ -207,7 +207,7 @@ def table(document: dict[str, Any]) -> str:
 def main() -> None:
     """See the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--network", default=",".join(NETWORKS))
+    parser.add_argument("--network", default="nature_cnn_32,mlp")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", default=";".join(SETTINGS))
     parser.add_argument("--json", type=Path)

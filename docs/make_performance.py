@@ -1,28 +1,45 @@
-"""Writes the tables of docs/performance.md from the files in docs/data/throughput.
+"""Writes the tables of docs/performance.md from the files in docs/data.
 
     python docs/make_performance.py
 
-These are what `benchmarks/throughput.py --json` wrote; see the page for the commands.
+These are what benchmarks wrote with --json; see the page for the commands.
 """
 
 import json
 import sys
+from pathlib import Path
+from typing import Any
 
 from make_curves import DATA, DOCS, with_table
 
 sys.path.insert(0, str(DOCS.parent / "benchmarks"))
 
 import throughput
+import update_cost
 
 PAGE = DOCS / "performance.md"
+
+
+def tables() -> dict[str, str]:
+    """Name of the marks in the page → what stands between them."""
+    found = {
+        path.stem: throughput.tables(_read(path))
+        for path in sorted((DATA / "throughput").glob("*.json"))
+    }
+    costs = sorted((DATA / "update_cost").glob("*.json"))
+    found["update_cost"] = "\n\n".join(update_cost.table(_read(p)) for p in costs)
+    return found
+
+
+def _read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def main() -> None:
     """See the module's docstring."""
     page = PAGE.read_text(encoding="utf-8")
-    for path in sorted((DATA / "throughput").glob("*.json")):
-        document = json.loads(path.read_text(encoding="utf-8"))
-        page = with_table(page, path.stem, throughput.tables(document))
+    for name, table in tables().items():
+        page = with_table(page, name, table)
     PAGE.write_text(page, encoding="utf-8")
 
 

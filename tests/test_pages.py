@@ -1,7 +1,6 @@
 """Tables of the documentation are those of the files that they are made from."""
 
 import csv
-import json
 
 import pytest
 
@@ -55,9 +54,16 @@ def test_a_report_is_copied_whole(make_reports, tmp_path, monkeypatch):
 def test_the_page_of_speeds_has_the_tables_of_the_measurements(docs_script):
     make_performance = docs_script("make_performance")
     page = make_performance.PAGE.read_text("utf-8")
-    files = list((make_performance.DATA / "throughput").glob("*.json"))
-    assert files
-    for path in files:
-        document = json.loads(path.read_text("utf-8"))
-        table = make_performance.throughput.tables(document)
-        assert make_performance.with_table(page, path.stem, table) == page
+    tables = make_performance.tables()
+    assert {"halfcheetah", "update_cost"} <= tables.keys()
+    for name, table in tables.items():
+        assert make_performance.with_table(page, name, table) == page
+
+
+def test_the_page_of_settings_has_the_tables_of_the_measurements(docs_script):
+    make_settings = docs_script("make_kfac_settings")
+    page = (make_settings.DOCS / "kfac_settings.md").read_text("utf-8")
+    tables = make_settings.tables(make_settings.DOCS)
+    assert tables
+    for name, table in tables.items():
+        assert make_settings.with_table(page, name, table) == page
