@@ -14,6 +14,7 @@ from make_curves import DATA, DOCS, with_table
 
 sys.path.insert(0, str(DOCS.parent / "benchmarks"))
 
+import against_kfac_jax
 import throughput
 import update_cost
 
@@ -28,6 +29,8 @@ def tables() -> dict[str, str]:
     }
     costs = sorted((DATA / "update_cost").glob("*.json"))
     found["update_cost"] = "\n\n".join(update_cost.table(_read(p)) for p in costs)
+    other = _read(DATA / "against_kfac_jax.json")
+    found["against_kfac_jax"] = against_kfac_jax.table(other)
     return found
 
 

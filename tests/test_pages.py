@@ -55,7 +55,7 @@ def test_the_page_of_speeds_has_the_tables_of_the_measurements(docs_script):
     make_performance = docs_script("make_performance")
     page = make_performance.PAGE.read_text("utf-8")
     tables = make_performance.tables()
-    assert {"halfcheetah", "update_cost"} <= tables.keys()
+    assert {"halfcheetah", "update_cost", "against_kfac_jax"} <= tables.keys()
     for name, table in tables.items():
         assert make_performance.with_table(page, name, table) == page
 
