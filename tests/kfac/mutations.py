@@ -178,6 +178,13 @@ MUTATIONS = [
         "tests/kfac/test_blocks.py",
     ),
     Mutation(
+        "factors are updated at every step",
+        "kfac/schedule.py",
+        "return (step < period) | tf.equal(step % period, 0)",
+        "return step >= 0",
+        "tests/kfac/test_training.py",
+    ),
+    Mutation(
         "inverses are made at every step",
         "kfac/schedule.py",
         "return early | tf.equal(step % period, 0)",
