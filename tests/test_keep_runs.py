@@ -1,0 +1,86 @@
+"""Finished runs, packed into a file and unpacked elsewhere."""
+
+import importlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from acktr_tf.jobs import Job
+from acktr_tf.report import read_run
+
+
+@pytest.fixture
+def keep_runs(monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
+    return importlib.import_module("keep_runs")
+
+
+def write_run(directory: Path, status: int | None = 0, scores: bool = True) -> None:
+    run = directory / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "checkpoints" / "large").write_text("x" * 1000)
+    command = ["/usr/bin/python", "-m", "acktr_tf.launch", "--env=a"]
+    outcome = {
+        "command": [*command, "--seed=0", f"--run_dir={run}", "--noprogress_bar"],
+        "exit_status": status,
+        "seconds": 12.5,
+    }
+    (directory / "outcome.json").write_text(json.dumps(outcome))
+    if scores:
+        found = {"policy": f"{run}/export", "mean": 3.5, "games": 2}
+        (directory / "scores.json").write_text(json.dumps(found))
+    (run / "episodes.csv").write_text(
+        "step,episode_return,episode_length,seconds\n10,1.5,10,0.1\n20,-2.25,10,0.2\n"
+    )
+    (run / "progress.csv").write_text("step,loss\n10,1\n20,0.5\n30,0.25\n")
+
+
+def test_unpacked_runs_are_those_that_were_packed(keep_runs, tmp_path):
+    old, new = tmp_path / "old", tmp_path / "new"
+    write_run(old / "Task" / "A 1" / "0")
+    assert keep_runs.pack(old, tmp_path / "kept.tar.xz") == 1
+    assert keep_runs.unpack(tmp_path / "kept.tar.xz", new) == 1
+    runs = [
+        read_run(Job("Task", "A 1", 0, where / "Task" / "A 1" / "0", []))
+        for where in (old, new)
+    ]
+    for left, right in zip(*runs, strict=True):
+        np.testing.assert_array_equal(left, right)
+    assert runs[1].status == "finished"
+    assert runs[1].steps == 30
+    assert not list(new.rglob("large"))
+
+
+def test_what_is_kept_names_no_place_of_the_machine(keep_runs, tmp_path):
+    write_run(tmp_path / "Task" / "A" / "0")
+    texts = keep_runs.files_of(tmp_path / "Task" / "A" / "0").values()
+    assert not [text for text in texts if str(tmp_path) in text or "/usr" in text]
+    outcome = json.loads(next(iter(texts)))
+    assert outcome["command"] == [
+        *("python", "-m", "acktr_tf.launch", "--env=a", "--seed=0", "--noprogress_bar")
+    ]
+
+
+def test_runs_that_are_not_done_are_not_packed(keep_runs, tmp_path):
+    write_run(tmp_path / "runs" / "Task" / "A" / "0", status=None)
+    write_run(tmp_path / "runs" / "Task" / "A" / "1", status=1)
+    write_run(tmp_path / "runs" / "Task" / "A" / "2", scores=False)
+    assert keep_runs.pack(tmp_path / "runs", tmp_path / "kept.tar.xz") == 0
+
+
+def test_a_run_that_is_there_is_left_alone(keep_runs, tmp_path):
+    write_run(tmp_path / "runs" / "Task" / "A" / "0")
+    keep_runs.pack(tmp_path / "runs", tmp_path / "kept.tar.xz")
+    scores = tmp_path / "runs" / "Task" / "A" / "0" / "scores.json"
+    scores.write_text("{}")
+    assert keep_runs.unpack(tmp_path / "kept.tar.xz", tmp_path / "runs") == 0
+    assert scores.read_text() == "{}"
+
+
+def test_the_same_runs_make_the_same_file(keep_runs, tmp_path):
+    write_run(tmp_path / "runs" / "Task" / "A" / "0")
+    for name in ("one", "two"):
+        keep_runs.pack(tmp_path / "runs", tmp_path / name)
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
