@@ -43,6 +43,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from arguments import names as names_of
 from machine import machine
 from throughput import run
 
@@ -123,7 +124,7 @@ def measure_all(
     arguments: argparse.Namespace, settings: dict[str, Any]
 ) -> dict[str, dict[str, Any]]:
     """Network → contestant → what was found of it."""
-    networks = arguments.networks.split(",")
+    networks: list[str] = arguments.networks
     found: dict[str, dict[str, list[dict[str, Any]]]] = {
         network: {name: [] for name in contestants(network)} for network in networks
     }
@@ -187,7 +188,7 @@ def main() -> None:
     """See the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kfac_jax_python", required=True)
-    parser.add_argument("--networks", default=",".join(NETWORKS))
+    parser.add_argument("--networks", type=names_of(NETWORKS), default=list(NETWORKS))
     parser.add_argument("--batch", type=int, default=500)
     parser.add_argument("--inverse_update_period", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=5)

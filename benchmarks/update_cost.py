@@ -30,6 +30,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 import tensorflow as tf
+from arguments import names
 from machine import machine
 
 from acktr_tf import kfac
@@ -159,13 +160,13 @@ class Contestant:
         return seconds
 
 
-def measure(problem: Problem, names: list[str], rounds: int) -> dict[str, Any]:
+def measure(problem: Problem, settings: list[str], rounds: int) -> dict[str, Any]:
     """Milliseconds an update of each setting."""
-    contestants = {name: Contestant(problem, name) for name in names}
+    contestants = {name: Contestant(problem, name) for name in settings}
     for name, contestant in contestants.items():
         contestant.updates(contestant.period + 2)
         print(f"{name}: compiled", file=sys.stderr, flush=True)
-    found: dict[str, list[list[float]]] = {name: [] for name in names}
+    found: dict[str, list[list[float]]] = {name: [] for name in settings}
     for _ in range(rounds):
         for name, contestant in contestants.items():
             count = -(-20 // contestant.period) * contestant.period
@@ -207,17 +208,17 @@ def table(document: dict[str, Any]) -> str:
 def main() -> None:
     """See the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--network", default="nature_cnn_32,mlp")
+    parser.add_argument("--network", type=names(NETWORKS), default="nature_cnn_32,mlp")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--only", default=";".join(SETTINGS))
+    parser.add_argument("--only", type=names(SETTINGS, ";"), default=list(SETTINGS))
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    names = [SGD, SGD_XLA, *arguments.only.split(";")]
+    contestants = [SGD, SGD_XLA, *arguments.only]
     document = {
         "machine": machine(),
         "results": {
-            network: measure(NETWORKS[network](), names, arguments.rounds)
-            for network in arguments.network.split(",")
+            network: measure(NETWORKS[network](), contestants, arguments.rounds)
+            for network in arguments.network
         },
     }
     print(table(document))

@@ -87,8 +87,8 @@ class KFAC(keras.optimizers.Optimizer):
         convolution. "uncorrelated": KFC. "correlated": an upper bound, the more
         careful of the two by the number of positions.
       curvature_fraction: Of the batch, in (0, 1], for the factors in `kfac.Model`.
-        None for at most 128 examples: how many are needed does not grow with the batch.
-        But for 1 at every step, this costs a forward pass of its own on so many.
+        None for at most 128 examples. But for 1 at every step, this costs a forward
+        pass of its own on so many.
       patch_period: Of the positions of a convolution one in so many along each axis has
         its patch in the factor A; another one in each update. Not with "ekfac".
       max_patch_bytes: Of patches that are held at a time; more are made in pieces.

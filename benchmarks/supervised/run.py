@@ -31,6 +31,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "docs"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from arguments import names
+
 from acktr_tf.jobs import child_environment, write_file
 from supervised import optimizers, results
 from supervised.data import load
@@ -216,28 +218,14 @@ def report(plan: Plan, arguments: argparse.Namespace) -> None:
 
 
 # Command ----------------------------------------------------------------------------
-def _names(known: Sequence[str]) -> Any:
-    """A type of argparse: names with commas between, all of them known."""
-
-    def parse(text: str) -> list[str]:
-        names = text.split(",")
-        if unknown := [name for name in names if name not in known]:
-            raise argparse.ArgumentTypeError(
-                f"must be among {','.join(known)}. Received: {','.join(unknown)}"
-            )
-        return names
-
-    return parse
-
-
 def parser() -> argparse.ArgumentParser:
     """The flags."""
     flags = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     every = list(PROBLEMS)
-    flags.add_argument("--problems", type=_names(every), default=every)
+    flags.add_argument("--problems", type=names(every), default=every)
     every = list(optimizers.OPTIMIZERS)
-    flags.add_argument("--optimizers", type=_names(every), default=every)
-    flags.add_argument("--stage", type=_names(STAGES), default=list(STAGES))
+    flags.add_argument("--optimizers", type=names(every), default=every)
+    flags.add_argument("--stage", type=names(STAGES), default=list(STAGES))
     flags.add_argument("--updates", type=int)
     flags.add_argument("--kfac_share", type=float, default=0.5)
     flags.add_argument("--trial_share", type=float, default=0.5)

@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "docs"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import keras
+from arguments import names
 
 from acktr_tf.jobs import write_file
 from supervised import optimizers
@@ -83,14 +84,14 @@ def main() -> None:
     import make_kfac_settings
 
     flags = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    flags.add_argument("--problems", default=",".join(UPDATES))
+    flags.add_argument("--problems", type=names(UPDATES), default=list(UPDATES))
     flags.add_argument("--seeds", default="0,1,2")
     flags.add_argument("--directory", type=Path, default=Path("runs/sweep"))
     flags.add_argument("--data", type=Path, default=Path("runs/supervised/data"))
     flags.add_argument("--docs", type=Path, default=HERE.parents[1] / "docs")
     arguments = flags.parse_args()
     docs: Path = arguments.docs
-    for problem in arguments.problems.split(","):
+    for problem in arguments.problems:
         seeds = [int(seed) for seed in arguments.seeds.split(",")]
         records = [
             make(run, arguments.directory / problem / f"{name}.json", arguments.data)
