@@ -434,7 +434,8 @@ class Config:
     factor_update_period: int = _setting(
         1,
         "acktr",
-        "Updates between two updates of the factors.",
+        "Updates between two updates of the factors; in the first period they are "
+        "updated at every one.",
         unit="updates",
         low=1,
         source=f"{RELEASED}: 1",
@@ -463,6 +464,14 @@ class Config:
         "uncorrelated, as in KFC, or correlated, an upper bound.",
         choices=CONV_POSITIONS,
         source=f"{PAPER}: KFC",
+    )
+    patch_period: int = _setting(
+        1,
+        "acktr",
+        "Of the positions of a convolution, one in so many along each axis has its "
+        "patch in the factor of the inputs; another one in each update of the factors.",
+        low=1,
+        source=f"{RELEASED}: 1",
     )
     kl_adaptation: str = _setting(
         "radius",

@@ -16,8 +16,8 @@ import keras  # noqa: E402
 import tensorflow as tf  # noqa: E402
 
 from acktr_tf.kfac.layers import Bias  # noqa: E402
+from acktr_tf.pixels import Pixels  # noqa: E402
 
-PIXEL_SCALE = 1.0 / 255.0
 SMALLEST_PICTURE = 8
 SMALL_GAIN = 0.01
 """Of the last layer of a policy: the first one is nearly the same everywhere."""
@@ -164,9 +164,7 @@ def nature_cnn(
         return _orthogonal(seeds, gain)
 
     pixels = keras.Input(shape, dtype="uint8", name="observation")
-    # Frames last: convolutions on a CPU take no other order.
-    hidden = keras.layers.Permute((2, 3, 1), name="frames_last")(pixels)
-    hidden = keras.layers.Rescaling(PIXEL_SCALE, name="scale")(hidden)
+    hidden = Pixels(frames_first=True, name="pixels")(pixels)
     for i, (count, size, stride) in enumerate(
         [(32, 8, 4), (64, 4, 2), (conv3_filters, 3, 1)], start=1
     ):
@@ -238,14 +236,7 @@ def separate_cnns(
       seeds: Where the initializers' seeds come from.
     """
     pixels = keras.Input(shape, dtype="uint8", name="observation")
-    inputs = pixels
-    if len(shape) == 4:
-        frames, height, width, colours = shape
-        inputs = keras.layers.Permute((2, 3, 1, 4), name="frames_last")(inputs)
-        inputs = keras.layers.Reshape((height, width, frames * colours), name="stack")(
-            inputs
-        )
-    inputs = keras.layers.Rescaling(PIXEL_SCALE, name="scale")(inputs)
+    inputs = Pixels(frames_first=len(shape) == 4, name="pixels")(pixels)
 
     def hidden_layers(name: str, activation: str) -> keras.KerasTensor:
         hidden = inputs

@@ -1,6 +1,6 @@
 """The actor-critic: a network and the distribution of actions it parametrises."""
 
-import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import gymnasium
@@ -108,6 +108,7 @@ class ActorCritic:
             [None, *space.shape], space.dtype if self._takes_pixels else tf.float32
         )
         self.observation_spec = observations
+        self._concrete: dict[tuple[str, int], Any] = {}
 
     @property
     def _takes_pixels(self) -> bool:
@@ -146,30 +147,36 @@ class ActorCritic:
 
     def act(self, observation: npt.ArrayLike, key: npt.ArrayLike) -> Acted:
         """Draws actions for `[N, ...]` with the random `key` `[2]`, compiled."""
-        return self._compiled_act(self.tensor(observation), tf.constant(key))
+        tensor = self.tensor(observation)
+        return self._compiled("act", self.acted, tensor, tf.constant(key))
 
     def value(self, observation: npt.ArrayLike) -> tf.Tensor:
         """Values `[N]` of `[N, ...]`, compiled."""
-        return self._compiled_value(self.tensor(observation))
+
+        def value(observation: tf.Tensor) -> tf.Tensor:
+            return self.evaluate(observation).value
+
+        return self._compiled("value", value, self.tensor(observation))
 
     def tensor(self, observation: npt.ArrayLike) -> tf.Tensor:
         """Observations `[N, ...]` as the network takes them."""
         return tf.convert_to_tensor(observation, self.observation_spec.dtype)
 
-    # Concrete functions: of a call that takes half a millisecond, the search of a
-    # tf.function for the right trace is a third.
-    @functools.cached_property
-    def _compiled_act(self) -> Any:
-        key = tf.TensorSpec([2], tf.int32)
-        acted = tf.function(self.acted)
-        return acted.get_concrete_function(self.observation_spec, key)
+    def _compiled(
+        self, name: str, function: Callable[..., Any], *tensors: tf.Tensor
+    ) -> Any:
+        """What `function` returns, by a graph made once for each number of rows.
 
-    @functools.cached_property
-    def _compiled_value(self) -> Any:
-        def value(observation: tf.Tensor) -> tf.Tensor:
-            return self.evaluate(observation).value
-
-        return tf.function(value).get_concrete_function(self.observation_spec)
+        The graphs are concrete functions: of a call that takes half a millisecond, the
+        search of a tf.function for the right trace is a third.
+        """
+        rows = tensors[0].shape[0]
+        concrete = self._concrete.get((name, rows))
+        if concrete is None:
+            specs = [tf.TensorSpec(t.shape, t.dtype) for t in tensors]
+            concrete = tf.function(function).get_concrete_function(*specs)
+            self._concrete[name, rows] = concrete
+        return concrete(*tensors)
 
     def acted(self, observation: tf.Tensor, key: tf.Tensor) -> Acted:
         """As `act`, in a graph."""

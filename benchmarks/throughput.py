@@ -1,7 +1,7 @@
 """Steps a second of whole training runs, beside what the machine could do at most.
 
     python benchmarks/throughput.py --flagfile=mujoco.flags \
-        [--flags="--env=Hopper-v5"] [--other=mujoco_a2c.flags ...] \
+        [--flags="--env=Hopper-v5"] [--other="mujoco_a2c.flags [--flag ...]" ...] \
         [--sb3_python=PYTHON] [--sb3=ppo,a2c,trpo] [--steps=200000] [--rounds=3] \
         [--windows=4] [--json=FILE] [--picture=FILE]
 
@@ -12,7 +12,9 @@ run, which compiles and warms up, is left out; the rest is cut into windows. Pri
 the median, the least and the most steps a second over the windows of all rounds, the
 share of each phase, and the median of the first flag file over each other.
 
-An Atari game is stepped by Stable-Baselines3 with its own preprocessing.
+--other is a flag file, and flags that come after it. An Atari game is stepped by
+Stable-Baselines3 with its own preprocessing; its A2C there has batches of as many
+environments and steps as the flag file's, its PPO those that its authors chose.
 """
 
 import argparse
@@ -29,6 +31,8 @@ from typing import Any
 import numpy as np
 from machine import machine
 
+from acktr_tf.config import Config
+from acktr_tf.environments.atari import find_game
 from acktr_tf.flags import config_from
 
 ENVIRONMENTS = "environments alone"
@@ -95,19 +99,23 @@ def train(flags: list[str], steps: int) -> dict[str, np.ndarray]:
     with tempfile.TemporaryDirectory() as directory:
         run_dir = Path(directory) / "run"
         command = [sys.executable, "-m", "acktr_tf.launch", *flags, "--noprogress_bar"]
-        command += [f"--total_steps={steps}", f"--run_dir={run_dir}", "--log_period=1"]
+        command += [f"--total_steps={steps}", f"--run_dir={run_dir}"]
         command += ["--evaluation_period=0"]
         run(command)
         return read_log(run_dir / "progress.csv")
 
 
 def train_sb3(
-    python: str, algorithm: str, env: str, steps: int
+    python: str, algorithm: str, config: Config, steps: int
 ) -> dict[str, np.ndarray]:
     """The log of a training run of Stable-Baselines3."""
+    env = config.env
     with tempfile.TemporaryDirectory() as directory:
         command = [python, str(WORKER), f"--algorithm={algorithm}", f"--env={env}"]
         command += ["--seed=0", f"--directory={directory}", f"--total_steps={steps}"]
+        if algorithm == "a2c" and find_game(env):
+            command += [f"--num_envs={config.num_envs}"]
+            command += [f"--unroll_length={config.unroll_length}"]
         run([*command, "--games=0"])
         return read_log(Path(directory) / "run" / "progress.csv")
 
@@ -195,11 +203,11 @@ def main() -> None:
     arguments = parser.parse_args()
     extra = shlex.split(arguments.flags)
     flags_of = {
-        name: [f"--flagfile={name}", *extra]
+        name: [f"--flagfile={name.split()[0]}", *shlex.split(name)[1:], *extra]
         for name in [arguments.flagfile, *arguments.other]
     }
     first = flags_of[arguments.flagfile]
-    env = config_from(first).env
+    config = config_from(first)
     sb3 = arguments.sb3.split(",") if arguments.sb3_python else []
     speeds: dict[str, list[float]] = {}
     shares: dict[str, dict[str, float]] = {}
@@ -215,7 +223,7 @@ def main() -> None:
         for name, flags in flags_of.items():
             record(name, train(flags, arguments.steps))
         for algorithm in sb3:
-            log = train_sb3(arguments.sb3_python, algorithm, env, arguments.steps)
+            log = train_sb3(arguments.sb3_python, algorithm, config, arguments.steps)
             record(f"Stable-Baselines3 {algorithm.upper()}", log)
 
     results = {
@@ -228,7 +236,7 @@ def main() -> None:
         }
         for name, found in speeds.items()
     }
-    document = {"env": env, "machine": machine(), "results": results}
+    document = {"env": config.env, "machine": machine(), "results": results}
     print(tables(document))
     if arguments.json:
         arguments.json.write_text(json.dumps(document, indent=2) + "\n")

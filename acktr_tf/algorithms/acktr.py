@@ -57,8 +57,10 @@ class ACKTR(Algorithm):
             momentum=config.momentum,
             damping=config.damping,
             factor_decay=config.factor_decay,
+            factor_update_period=config.factor_update_period,
             inverse_update_period=config.inverse_update_period,
             conv_positions=config.conv_positions,
+            patch_period=config.patch_period,
         )
         optimizer.attach(self._curved_network)
         return optimizer
@@ -89,10 +91,11 @@ class ACKTR(Algorithm):
             self.optimizer.update_inverses()
             return tf.constant(True)
 
-        period = self._config.factor_update_period
-        due = tf.equal(self.optimizer.iterations.value % period, 0)
         clock.phase(
-            "curvature", lambda: tf.cond(due, factors, lambda: tf.constant(False))
+            "curvature",
+            lambda: tf.cond(
+                self.optimizer.factors_due(), factors, lambda: tf.constant(False)
+            ),
         )
         clock.phase("inverses", inverses)
 

@@ -118,6 +118,8 @@ class GaussNewtonCritic(Critic):
             momentum=config.critic_momentum,
             damping=config.critic_damping,
             factor_decay=config.critic_factor_decay,
+            factor_update_period=1,
+            patch_period=config.patch_period,
             inverse_update_period=config.inverse_update_period,
             name="critic_kfac",
         )

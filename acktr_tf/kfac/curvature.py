@@ -1,5 +1,6 @@
 """All blocks of a model: its block-diagonal Fisher matrix, and the inverse of that."""
 
+import functools
 from collections.abc import Callable, Sequence
 
 import keras
@@ -11,12 +12,16 @@ from acktr_tf.kfac.capture import CurvatureTape
 from acktr_tf.kfac.kinds import make_blocks
 from acktr_tf.kfac.linalg import Array
 from acktr_tf.kfac.replicas import mean_over_replicas
+from acktr_tf.kfac.schedule import places
 
 Problem = list[tuple[tf.Tensor, ...]]
-"""A and G of each block; then the damping, and the number of the update."""
+"""A and G of some blocks; then the damping, and the number of the update."""
 
 Solutions = list[list[tf.Tensor]]
-"""What `Block.solve` returns, of each block."""
+"""What `Block.solve` returns, of some blocks."""
+
+Shares = list[list[int]]
+"""Numbers of the blocks that are inverted in one step: a list for each replica."""
 
 
 class Curvature:
@@ -37,6 +42,7 @@ class Curvature:
         self, model: keras.layers.Layer, add_variable: AddVariable, options: Options
     ) -> None:
         self.blocks: list[Block] = make_blocks(model, add_variable, options)
+        self._stagger = options.stagger_inverses and not options.thread
         # What the thread works on, so that a copy of the state is a whole one.
         self._posed: list[list[keras.Variable]] | None = None
         self._threads: dict[int, BackgroundSolver] = {}
@@ -127,14 +133,37 @@ class Curvature:
         )
 
     # Inverses -------------------------------------------------------------------
+    def turns(self, period: int) -> dict[int, Shares]:
+        """Which blocks are inverted together, and at which step of the period.
+
+        If they are staggered each has a step of its own, if there are as many. When
+        that is does not depend on how many replicas there are.
+
+        Args:
+          period: Updates between two inversions of a block.
+        """
+        cost = [block.num_inputs**3 + block.num_outputs**3 for block in self.blocks]
+        numbers = sorted(range(len(self.blocks)), key=lambda number: -cost[number])
+        steps = places(period, len(numbers)) if self._stagger else [0] * len(numbers)
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        turns: dict[int, Shares] = {
+            step: [[] for _ in range(replicas)] for step in dict.fromkeys(steps)
+        }
+        work = [0] * replicas
+        for step, number in zip(steps, numbers, strict=True):
+            least = work.index(min(work))
+            turns[step][least].append(number)
+            work[least] += cost[number]
+        return turns
+
     def update_inverses(
         self,
         step: Callable[[], tf.Tensor],
-        due: Callable[[], tf.Tensor],
+        due: Callable[[int], tf.Tensor],
         period: int,
         damping: Callable[[], tf.Tensor],
     ) -> tf.Tensor:
-        """Inverts every block, if that is due.
+        """Inverts the blocks whose turn it is.
 
         With a thread, what comes into force after the first period are the inverses of
         the factors of the time before. In a `tf.distribute` strategy each replica
@@ -142,19 +171,28 @@ class Curvature:
 
         Args:
           step: Returns the number of the update, scalar.
-          due: Returns whether it is one to invert at, scalar bool.
-          period: Updates before a thread takes over.
+          due: Step of the period at which blocks have their turn → whether it is that,
+            scalar bool.
+          period: Updates between two inversions of a block.
           damping: Returns λ, scalar.
 
         Returns:
           How many factorizations failed, scalar int32.
         """
+        turns = self.turns(period)
 
         def update() -> tf.Tensor:
-            return tf.cond(
-                due(),
-                lambda: self._invert(step(), period, damping()),
-                lambda: tf.constant(0),
+            return tf.add_n(
+                [
+                    tf.cond(
+                        due(place),
+                        functools.partial(
+                            self._invert, shares, step(), period, damping()
+                        ),
+                        lambda: tf.constant(0),
+                    )
+                    for place, shares in turns.items()
+                ]
             )
 
         context = tf.distribute.get_replica_context()
@@ -164,48 +202,60 @@ class Curvature:
         # round it may.
         return context.merge_call(lambda _: update())
 
-    def _invert(self, step: tf.Tensor, period: int, damping: tf.Tensor) -> tf.Tensor:
+    def _invert(
+        self, shares: Shares, step: tf.Tensor, period: int, damping: tf.Tensor
+    ) -> tf.Tensor:
+        numbers = [number for share in shares for number in share]
+        blocks = [self.blocks[number] for number in numbers]
         settings = (tf.cast(damping, tf.float32), tf.cast(step, tf.float32))
-        problem = [*(tuple(block.factors()) for block in self.blocks), settings]
+        problem = [*(tuple(block.factors()) for block in blocks), settings]
         if self._posed is None:
-            solutions, made_of = self._solutions(problem, None), settings[1]
+            solutions, made_of = self._solutions(shares, problem, None), settings[1]
         else:
+            held = [*(self._posed[number] for number in numbers), self._posed[-1]]
             posed = [
                 tuple(tf.convert_to_tensor(array.value) for array in arrays)
-                for arrays in self._posed
+                for arrays in held
             ]
             solutions, made_of = tf.cond(
                 step < period,
-                lambda: (self._solutions(problem, None), settings[1]),
-                lambda: (self._solutions(problem, posed), posed[-1][1]),
+                lambda: (self._solutions(shares, problem, None), settings[1]),
+                lambda: (self._solutions(shares, problem, posed), posed[-1][1]),
             )
-            for variables, values in zip(self._posed, problem, strict=True):
+            for variables, values in zip(held, problem, strict=True):
                 for variable, value in zip(variables, values, strict=True):
                     variable.assign(value)
         failures = [
             block.accept_solution(solution, made_of)
-            for block, solution in zip(self.blocks, solutions, strict=True)
+            for block, solution in zip(blocks, solutions, strict=True)
         ]
         return tf.add_n(failures)
 
-    def _solutions(self, problem: Problem, posed: Problem | None) -> Solutions:
-        """Solutions of all blocks; each replica makes those of its share."""
+    def _solutions(
+        self, shares: Shares, problem: Problem, posed: Problem | None
+    ) -> Solutions:
+        """Solutions of the blocks of all shares, one share after the other."""
+        blocks = [self.blocks[number] for share in shares for number in share]
         strategy = tf.distribute.get_strategy()
-        replicas = strategy.num_replicas_in_sync
-        if replicas == 1:
-            return self._solve(0, range(len(self.blocks)), problem, posed)
-        shares = _shares(self.blocks, replicas)
+        if len(shares) == 1:
+            return self._solve(0, blocks, problem, posed)
 
         def solve_share() -> Solutions:
             context = tf.distribute.get_replica_context()
             replica = int(tf.get_static_value(context.replica_id_in_sync_group))
-            own = self._solve(replica, shares[replica], problem, posed)
-            found = dict(zip(shares[replica], own, strict=True))
+            begin = sum(map(len, shares[:replica]))
+            end = begin + len(shares[replica])
+
+            def own(problem: Problem) -> Problem:
+                return [*problem[begin:end], problem[-1]]
+
             solutions = [
-                found.get(number)
-                or [tf.zeros(shape) for shape in block.solution_shapes]
-                for number, block in enumerate(self.blocks)
+                [tf.zeros(shape) for shape in block.solution_shapes] for block in blocks
             ]
+            if begin < end:
+                solutions[begin:end] = self._solve(
+                    replica, blocks[begin:end], own(problem), posed and own(posed)
+                )
             joined: Solutions = context.all_reduce(
                 tf.distribute.ReduceOp.SUM, solutions
             )
@@ -220,19 +270,18 @@ class Curvature:
     def _solve(
         self,
         replica: int,
-        numbers: Sequence[int],
+        blocks: Sequence[Block],
         problem: Problem,
         posed: Problem | None,
     ) -> Solutions:
         """Solutions of some blocks: of this problem, or of the one posed before."""
         if posed is not None:
-            return self._solve_in_thread(replica, numbers, problem, posed)
+            return self._solve_in_thread(replica, blocks, problem, posed)
         solutions = []
-        for number in numbers:
-            block = self.blocks[number]
+        for block, pair in zip(blocks, problem[:-1], strict=True):
             arrays = tf.numpy_function(
                 block.solve,
-                [*problem[number], problem[-1][0]],
+                [*pair, problem[-1][0]],
                 [tf.float32] * len(block.solution_shapes),
                 stateful=False,
             )
@@ -240,13 +289,10 @@ class Curvature:
         return solutions
 
     def _solve_in_thread(
-        self, replica: int, numbers: Sequence[int], problem: Problem, posed: Problem
+        self, replica: int, blocks: Sequence[Block], problem: Problem, posed: Problem
     ) -> Solutions:
-        blocks = [self.blocks[number] for number in numbers]
-
         def flat(problem: Problem) -> list[tf.Tensor]:
-            own = [problem[number] for number in numbers]
-            return [*(array for pair in own for array in pair), problem[-1][0]]
+            return [*(array for pair in problem[:-1] for array in pair), problem[-1][0]]
 
         def solve(arrays: Sequence[Array]) -> list[Array]:
             *factors, damping = arrays
@@ -326,15 +372,3 @@ def _with_shapes(
     for array, shape in zip(arrays, shapes, strict=True):
         array.set_shape(shape)
     return list(arrays)
-
-
-def _shares(blocks: Sequence[Block], replicas: int) -> list[list[int]]:
-    """Numbers of the blocks, divided so that each share is about as much work."""
-    shares: list[list[int]] = [[] for _ in range(replicas)]
-    work = [0] * replicas
-    cost = [block.num_inputs**3 + block.num_outputs**3 for block in blocks]
-    for number in sorted(range(len(blocks)), key=lambda number: -cost[number]):
-        least = work.index(min(work))
-        shares[least].append(number)
-        work[least] += cost[number]
-    return shares

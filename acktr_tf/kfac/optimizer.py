@@ -79,6 +79,9 @@ class KFAC(keras.optimizers.Optimizer):
       inverse: How blocks are inverted. "cholesky": A and G, each with its part of the
         damping. "eigen": in their eigenbases, with exact damping. "ekfac": the same,
         with a spectrum that follows every batch (George et al. 2018).
+      stagger_inverses: Whether the layers take turns, each at a step of its own in the
+        period, so that no step has to wait for all. False: all at the first step of the
+        period, as with `inverse_thread`.
       inverse_thread: Invert in a thread while training goes on. The inverses in force
         are then those of the period before: of factors at most 2 ·
         `inverse_update_period` − 1 steps old. This does not depend on how long it
@@ -118,6 +121,7 @@ class KFAC(keras.optimizers.Optimizer):
         factor_update_period: int = 10,
         inverse_update_period: int = 50,
         inverse: str = "cholesky",
+        stagger_inverses: bool = True,
         inverse_thread: bool = False,
         conv_positions: str = "uncorrelated",
         curvature_fraction: float | None = None,
@@ -180,6 +184,7 @@ class KFAC(keras.optimizers.Optimizer):
         self.factor_update_period = factor_update_period
         self.inverse_update_period = inverse_update_period
         self.inverse = inverse
+        self.stagger_inverses = stagger_inverses
         self.inverse_thread = inverse_thread
         self.conv_positions = conv_positions
         self.curvature_fraction = curvature_fraction
@@ -268,6 +273,7 @@ class KFAC(keras.optimizers.Optimizer):
             max_patch_bytes=self.max_patch_bytes,
             fallback=self.fallback,
             thread=self.inverse_thread,
+            stagger_inverses=self.stagger_inverses,
         )
 
     def memory(self, model: keras.layers.Layer) -> dict[str, int]:
@@ -364,18 +370,23 @@ class KFAC(keras.optimizers.Optimizer):
         return factors_due(self._iterations.value, self.factor_update_period)
 
     def inverses_due(self) -> tf.Tensor:
-        """Scalar bool: whether this step is one of those that invert the factors."""
+        """Scalar bool: whether this step is one of those that invert some factors."""
+        turns = self.curvature.turns(self.inverse_update_period)
+        return tf.reduce_any([self._turn_due(place) for place in turns])
+
+    def _turn_due(self, place: int) -> tf.Tensor:
         return inverses_due(
             self._iterations.value,
             self.inverse_update_period,
             self.factor_update_period,
+            place,
         )
 
     def update_inverses(self) -> None:
-        """Inverts every block's factors if `inverses_due`."""
+        """Inverts the factors of the blocks whose turn it is."""
         failures = self.curvature.update_inverses(
             lambda: self._iterations.value,
-            self.inverses_due,
+            self._turn_due,
             self.inverse_update_period,
             lambda: self.current_damping,
         )
@@ -768,6 +779,7 @@ _ARGUMENTS = (
     "factor_update_period",
     "inverse_update_period",
     "inverse",
+    "stagger_inverses",
     "inverse_thread",
     "conv_positions",
     "curvature_fraction",

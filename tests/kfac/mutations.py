@@ -187,7 +187,7 @@ MUTATIONS = [
     Mutation(
         "inverses are made at every step",
         "kfac/schedule.py",
-        "return early | tf.equal(step % period, 0)",
+        "return early | tf.equal(step % period, place)",
         "return step >= 0",
         "tests/kfac/test_optimizer.py",
     ),

@@ -20,7 +20,14 @@ def stepped(steps: int = 5, **arguments) -> tuple[KFAC, list[list[np.ndarray]]]:
         ],
         name="net",
     )
-    optimizer = KFAC(**{"damping": 0.01, "inverse_update_period": 3, **arguments})
+    optimizer = KFAC(
+        **{
+            "damping": 0.01,
+            "inverse_update_period": 3,
+            "stagger_inverses": False,
+            **arguments,
+        }
+    )
     optimizer.attach(model)
     weights = model.trainable_variables
     for number in range(steps):

@@ -251,6 +251,7 @@ def in_words_of_the_package(settings: dict[str, Any]) -> dict[str, Any]:
         "learning_rate": settings.get("learning_rate", 1.0) / (1.0 - momentum),
         "momentum": momentum,
         "inverse_update_period": settings.get("inverse_update_period", 1),
+        "stagger_inverses": False,
     }
     if "norm_constraint" in settings:
         words["kl_radius"] = 0.5 * settings["norm_constraint"] / (1.0 - momentum) ** 2

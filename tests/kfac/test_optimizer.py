@@ -96,6 +96,9 @@ def update(optimizer: KFAC, twin: twins.Twin, problem: Problem) -> None:
 @pytest.mark.parametrize(
     ("changed", "compiled"),
     [
+        # The dense layer first: it costs most.
+        ({"inverse_update_period": 3, "places": [1, 0, 1, 2]}, False),
+        ({"inverse_update_period": 3, "places": [1, 0, 1, 2]}, True),
         ({}, False),
         ({}, True),
         ({"kl_radius": 1e6}, False),
@@ -106,6 +109,8 @@ def update(optimizer: KFAC, twin: twins.Twin, problem: Problem) -> None:
         ({"momentum": 0.0, "inverse_update_period": 1}, False),
     ],
     ids=[
+        "in turns",
+        "in turns, compiled",
         "bound",
         "bound, compiled",
         "free",
@@ -120,7 +125,8 @@ def test_five_steps_equal_the_float64_twin(changed, compiled):
     settings = SETTINGS | changed
     twin = conv_and_dense()
     expected = oracle.Optimizer(twin.network, **settings)
-    optimizer = KFAC(**settings)
+    in_turns = settings.pop("places", None) is not None
+    optimizer = KFAC(**settings, stagger_inverses=in_turns)
     optimizer.attach(twin.model)
     start = [layer.matrix for layer in expected.network.layers]
     problems = [Problem(seed) for seed in range(5)]
@@ -600,18 +606,34 @@ def test_a_second_call_does_not_trace_again():
 
 
 # Schedules of curvature -----------------------------------------------------------
-def test_inverses_are_made_in_the_first_period_and_then_once_a_period():
-    optimizer, model = attached(inverse_update_period=3)
-    inverses = [optimizer.blocks[0].inverse.arrays[0].numpy()]
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"stagger_inverses": False}, [[0, 1, 2, 3, 6, 9], [0, 1, 2, 3, 6, 9]]),
+        # The first layer has more inputs, and so the first turn.
+        ({}, [[0, 1, 2, 3, 6, 9], [0, 1, 2, 5, 8]]),
+    ],
+)
+def test_inverses_are_made_in_the_first_period_and_then_once_a_period(
+    settings, expected
+):
+    optimizer, model = attached(inverse_update_period=3, **settings)
+    inverses = [[block.inverse.arrays[0].numpy() for block in optimizer.blocks]]
+    due = []
     for seed in range(10):
+        due.append(bool(optimizer.inverses_due()))
         ordinary_update(optimizer, model, tf.constant(twins.inputs(6, 3, seed=seed)))
-        inverses.append(optimizer.blocks[0].inverse.arrays[0].numpy())
+        inverses.append([block.inverse.arrays[0].numpy() for block in optimizer.blocks])
     made = [
-        step
-        for step, (old, new) in enumerate(itertools.pairwise(inverses))
-        if not np.array_equal(old, new)
+        [
+            step
+            for step, (old, new) in enumerate(itertools.pairwise(inverses))
+            if not np.array_equal(old[block], new[block])
+        ]
+        for block in range(2)
     ]
-    assert made == [0, 1, 2, 3, 6, 9]
+    assert made == expected
+    assert [step for step in range(10) if due[step]] == sorted({*made[0], *made[1]})
 
 
 # Faults ---------------------------------------------------------------------------

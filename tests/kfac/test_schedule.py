@@ -3,11 +3,11 @@
 import pytest
 import tensorflow as tf
 
-from acktr_tf.kfac.schedule import factors_due, inverses_due
+from acktr_tf.kfac.schedule import factors_due, inverses_due, places
 
 
-def steps(due, *periods: int) -> list[int]:
-    return [step for step in range(13) if due(tf.constant(step), *periods)]
+def steps(due, *arguments: int) -> list[int]:
+    return [step for step in range(13) if due(tf.constant(step), *arguments)]
 
 
 @pytest.mark.parametrize(
@@ -40,3 +40,22 @@ def test_inverses_are_made_with_the_factors_in_the_first_period_and_then_once(
     period, factor_period, expected
 ):
     assert steps(inverses_due, period, factor_period) == expected
+
+
+def test_inverses_have_a_place_in_the_period():
+    assert steps(inverses_due, 5, 1, 2) == [0, 1, 2, 3, 4, 7, 12]
+
+
+@pytest.mark.parametrize(
+    ("period", "count", "expected"),
+    [
+        (4, 1, [2]),
+        (4, 2, [1, 3]),
+        (20, 6, [1, 5, 8, 11, 15, 18]),
+        # More than steps: some have the same.
+        (2, 4, [0, 0, 1, 1]),
+        (1, 3, [0, 0, 0]),
+    ],
+)
+def test_places_are_spread_over_the_period(period, count, expected):
+    assert places(period, count) == expected

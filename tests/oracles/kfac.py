@@ -226,6 +226,8 @@ class Optimizer:
     damping: float
     factor_decay: float
     inverse_update_period: int
+    places: Sequence[int] | None = None
+    """Step of the period at which each layer is inverted; None for the first."""
 
     def __post_init__(self) -> None:
         matrices = [layer.matrix for layer in self.network.layers]
@@ -253,10 +255,11 @@ class Optimizer:
             for which, new in enumerate(batch):
                 sums[which] = rho * sums[which] + (1 - rho) * new
         period = self.inverse_update_period
-        if self.iterations < period or self.iterations % period == 0:
-            self.damped_blocks = [
-                np.kron(*damped_factors(a, g, self.damping)) for a, g in self.factors()
-            ]
+        places = self.places or [0] * len(self.sums)
+        for index, (a, g) in enumerate(self.factors()):
+            if self.iterations < period or self.iterations % period == places[index]:
+                damped = damped_factors(a, g, self.damping)
+                self.damped_blocks[index] = np.kron(*damped)
 
     def step(self, x: np.ndarray, loss: PerExample) -> None:
         """One step on the mean of a loss that gives `[N]` from outputs `[N, K]`."""
