@@ -78,9 +78,7 @@ def moments(rows: Rows, num_inputs: int) -> Moments:
         ones = tf.ones_like(index, rows.g.dtype)
         a = tf.math.unsorted_segment_sum(ones, index, num_inputs)
     else:
-        a = _second_moment(rows.a)
-        if rows.bias:
-            a = _with_ones(a, rows.a)
+        a = _second_moment_of_inputs(rows)
     seen = tf.cast(tf.shape(rows.a)[1], rows.g.dtype)
     return Moments(a * (size[1] / seen), _second_moment(rows.g), size[0] * size[1])
 
@@ -225,15 +223,20 @@ def _exact_rows(gradients: tf.Tensor) -> Rows:
     return Rows(tf.ones_like(g[..., :1]), g)
 
 
-def _with_ones(moment: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
-    """The second moment of rows `[N, T, n]` with a 1 at the end of each."""
-    flat = tf.reshape(rows, [-1, rows.shape[-1]])
+def _second_moment_of_inputs(rows: Rows) -> tf.Tensor:
+    """The sum of ā āᵀ over the rows."""
+    flat = tf.reshape(rows.a, [-1, rows.a.shape[-1]])
+    if not rows.bias:
+        return _second_moment(flat)
+    if (flat.shape[0] or math.inf) < flat.shape[1]:
+        # Few rows: it is the moment that is not to be copied.
+        ones = tf.ones([flat.shape[0], 1], flat.dtype)
+        return _second_moment(tf.concat([flat, ones], axis=1))
     count = tf.shape(flat)[0]
     # As a product, which is three times as fast as the sum over an axis.
-    sums = tf.matmul(tf.ones([1, count], rows.dtype), flat)[0]
-    count = tf.cast(count, rows.dtype)
-    border = tf.concat([sums, [count]], axis=0)
-    above = tf.concat([moment, sums[:, tf.newaxis]], axis=1)
+    sums = tf.matmul(tf.ones([1, count], flat.dtype), flat)[0]
+    border = tf.concat([sums, [tf.cast(count, flat.dtype)]], axis=0)
+    above = tf.concat([_second_moment(flat), sums[:, tf.newaxis]], axis=1)
     return tf.concat([above, border[tf.newaxis]], axis=0)
 
 

@@ -95,8 +95,15 @@ MUTATIONS = [
     Mutation(
         "no homogeneous coordinate",
         "kfac/factors.py",
-        "border = tf.concat([sums, [count]], axis=0)",
-        "border = tf.concat([0.0 * sums, [count]], axis=0)",
+        "border = tf.concat([sums, [tf.cast(count, flat.dtype)]], axis=0)",
+        "border = tf.concat([0.0 * sums, [tf.cast(count, flat.dtype)]], axis=0)",
+        "tests/kfac/test_factors.py",
+    ),
+    Mutation(
+        "no homogeneous coordinate, of few rows",
+        "kfac/factors.py",
+        "ones = tf.ones([flat.shape[0], 1], flat.dtype)",
+        "ones = tf.zeros([flat.shape[0], 1], flat.dtype)",
         "tests/kfac/test_factors.py",
     ),
     Mutation(
@@ -189,6 +196,13 @@ MUTATIONS = [
         "kfac/schedule.py",
         "return early | tf.equal(step % period, place)",
         "return step >= 0",
+        "tests/kfac/test_optimizer.py",
+    ),
+    Mutation(
+        "the cheapest layer has the first turn",
+        "kfac/curvature.py",
+        "key=lambda number: -cost[number]",
+        "key=lambda number: cost[number]",
         "tests/kfac/test_optimizer.py",
     ),
     Mutation(

@@ -34,15 +34,16 @@ def dense_factors(x: np.ndarray, g: np.ndarray, use_bias: bool) -> Factors:
     return factors_of(moments(rows, 0), float(len(x)))
 
 
+@pytest.mark.parametrize("count", [2, 7])  # Fewer than there are inputs, and more.
 @pytest.mark.parametrize("use_bias", [False, True])
-def test_dense_factors_equal_sums_of_outer_products(use_bias):
-    x, g = twins.inputs(7, 3), twins.inputs(7, 2, seed=2)
+def test_dense_factors_equal_sums_of_outer_products(use_bias, count):
+    x, g = twins.inputs(count, 3), twins.inputs(count, 2, seed=2)
 
     factors = dense_factors(x, g, use_bias)
 
     rows = np.float64(x)[:, np.newaxis]
     if use_bias:
-        rows = np.concatenate([rows, np.ones((7, 1, 1))], axis=2)
+        rows = np.concatenate([rows, np.ones((count, 1, 1))], axis=2)
     np.testing.assert_allclose(factors.a, oracle.factor_a(rows), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(
         factors.g, oracle.factor_g(np.float64(g)[:, np.newaxis]), rtol=1e-5, atol=1e-6
