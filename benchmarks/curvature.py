@@ -4,7 +4,7 @@
         [--repeats=30] [--json=FILE]
     python benchmarks/curvature.py width|batch|environments --flagfile=mujoco.flags \
         [--flags="--critic_updates=1"] [--values=64,256,1024] [--rounds=3] \
-        [--updates=20] [--json=FILE]
+        [--updates=20] [--json=FILE] [--picture=FILE]
 
 `parts`: for each layer of a network (see update_cost.py) its statistics (the moments of
 one batch), running means, inverses and the product of the inverse and the gradient,
@@ -338,6 +338,36 @@ def growth_table(document: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def draw(path: Path, document: dict[str, Any]) -> None:
+    """Microseconds a sample of every round, and a line through their medians."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(6, 3.6), dpi=110)
+    values = [int(value) for value in document["points"]]
+    for name, label in zip(ALGORITHMS, ("ACKTR", "A2C"), strict=True):
+        found = np.array(
+            [
+                [1e6 / each["steps_per_second"] for each in point[name]]
+                for point in document["points"].values()
+            ]
+        )
+        (line,) = axes.plot(values, np.median(found, axis=1), label=label)
+        axes.plot(values, found, ".", color=line.get_color())
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(values, [str(value) for value in values])
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel(AXES[document["what"]].title)
+    axes.set_ylabel("µs a sample")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.tight_layout()
+    figure.savefig(path, metadata={"Software": None})
+    plt.close(figure)
+
+
 def main() -> None:
     """See the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -357,6 +387,7 @@ def main() -> None:
         command.add_argument("--rounds", type=int, default=3)
         command.add_argument("--updates", type=int, default=20)
         command.add_argument("--json", type=Path)
+        command.add_argument("--picture", type=Path)
     arguments = parser.parse_args()
     if arguments.what == "parts":
         document = measure_parts(arguments)
@@ -366,6 +397,8 @@ def main() -> None:
         print(growth_table(document))
     if arguments.json:
         arguments.json.write_text(json.dumps(document, indent=2) + "\n")
+    if arguments.what != "parts" and arguments.picture:
+        draw(arguments.picture, document)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,8 @@ from make_curves import DATA, DOCS, with_table
 sys.path.insert(0, str(DOCS.parent / "benchmarks"))
 
 import against_kfac_jax
+import curvature
+import phases
 import throughput
 import update_cost
 
@@ -27,6 +29,11 @@ def tables() -> dict[str, str]:
         path.stem: throughput.tables(_read(path))
         for path in sorted((DATA / "throughput").glob("*.json"))
     }
+    for path in sorted((DATA / "phases").glob("*.json")):
+        found[f"phases_{path.stem}"] = phases.table(_read(path))
+    for path in sorted((DATA / "growth").glob("*.json")):
+        found[f"growth_{path.stem}"] = curvature.growth_table(_read(path))
+    found["parts"] = curvature.parts_table(_read(DATA / "curvature_parts.json"))
     costs = sorted((DATA / "update_cost").glob("*.json"))
     found["update_cost"] = "\n\n".join(update_cost.table(_read(p)) for p in costs)
     other = _read(DATA / "against_kfac_jax.json")
