@@ -17,6 +17,7 @@ sys.path.insert(0, str(DOCS.parent / "benchmarks"))
 import against_kfac_jax
 import curvature
 import phases
+import startup
 import throughput
 import update_cost
 
@@ -34,6 +35,7 @@ def tables() -> dict[str, str]:
     for path in sorted((DATA / "growth").glob("*.json")):
         found[f"growth_{path.stem}"] = curvature.growth_table(_read(path))
     found["parts"] = curvature.parts_table(_read(DATA / "curvature_parts.json"))
+    found["startup"] = startup.table(_read(DATA / "startup.json"))
     costs = sorted((DATA / "update_cost").glob("*.json"))
     found["update_cost"] = "\n\n".join(update_cost.table(_read(p)) for p in costs)
     other = _read(DATA / "against_kfac_jax.json")

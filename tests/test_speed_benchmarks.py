@@ -176,3 +176,18 @@ def test_a_point_is_measured_in_a_process_of_its_own(script):
     document = script("curvature").measure_point(flags, 2)
     assert document["batch_size"] == 8
     json.dumps(document)
+
+
+# Start ------------------------------------------------------------------------------
+def test_a_line_is_one_below_the_head(script, tmp_path):
+    startup, path = script("startup"), tmp_path / "progress.csv"
+    assert not startup.has_line(path)
+    path.write_text("step,seconds\n")
+    assert not startup.has_line(path)
+    path.write_text("step,seconds\n1,2\n")
+    assert startup.has_line(path)
+
+
+def test_a_run_that_fails_to_start_is_shown(script):
+    with pytest.raises(SystemExit, match=r"no_such\.flags"):
+        script("startup").seconds_to_first_update("no_such.flags")
