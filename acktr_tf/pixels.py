@@ -9,6 +9,11 @@ import tensorflow as tf
 SCALE = 1.0 / 255.0
 
 
+def _xla_is_everywhere() -> bool:
+    """Whether XLA compiles for all devices: of the GPUs' builds some have none."""
+    return tf.test.is_built_with_cuda() or not tf.config.list_physical_devices("GPU")
+
+
 @keras.saving.register_keras_serializable(package="acktr_tf")
 class Pixels(keras.layers.Layer):
     """Floats from 0 to 1, with frames and colours together as the last axis.
@@ -26,7 +31,9 @@ class Pixels(keras.layers.Layer):
     def __init__(self, frames_first: bool, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.frames_first = frames_first
-        self._compiled = tf.function(self._convert, jit_compile=True, autograph=False)
+        self._compiled = tf.function(
+            self._convert, jit_compile=_xla_is_everywhere(), autograph=False
+        )
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         """Pictures `[N, height, width, frames · colours]` float32.

@@ -108,7 +108,7 @@ class ActorCritic:
             [None, *space.shape], space.dtype if self._takes_pixels else tf.float32
         )
         self.observation_spec = observations
-        self._concrete: dict[tuple[str, int], Any] = {}
+        self._concrete: dict[tuple[str, int | None], Any] = {}
 
     @property
     def _takes_pixels(self) -> bool:
@@ -165,15 +165,18 @@ class ActorCritic:
     def _compiled(
         self, name: str, function: Callable[..., Any], *tensors: tf.Tensor
     ) -> Any:
-        """What `function` returns, by a graph made once for each number of rows.
+        """What `function` returns, by a graph: one, or of pixels one a number of rows.
 
-        The graphs are concrete functions: of a call that takes half a millisecond, the
-        search of a tf.function for the right trace is a third.
+        Pixels are converted faster where that number is known. The graphs are concrete
+        functions: of a call that takes half a millisecond, the search of a tf.function
+        for the right trace is a third.
         """
-        rows = tensors[0].shape[0]
+        rows = tensors[0].shape[0] if self._takes_pixels else None
         concrete = self._concrete.get((name, rows))
         if concrete is None:
-            specs = [tf.TensorSpec(t.shape, t.dtype) for t in tensors]
+            spec, *others = self.observation_spec, *tensors[1:]
+            specs = [tf.TensorSpec([rows, *spec.shape[1:]], spec.dtype)]
+            specs += [tf.TensorSpec(t.shape, t.dtype) for t in others]
             concrete = tf.function(function).get_concrete_function(*specs)
             self._concrete[name, rows] = concrete
         return concrete(*tensors)

@@ -10,8 +10,8 @@
 one batch), running means, inverses and the product of the inverse and the gradient,
 each by itself. Beside the time stand floating-point operations, and the bytes that must
 be read and written at least once; the last column is the share of the time that the
-machine would need, if it did these as fast as a product of large matrices and a copy of
-a large array, which are measured first.
+machine would need, if it did these as fast as a product of large matrices and a sum of
+large arrays, which are measured first. (What fits in a cache is read faster than that.)
 
 The others train with flags of a run, each time with another `hidden_size`, batch (by
 `unroll_length`) or `num_envs` (with the same batch): ACKTR, and A2C with the same
@@ -25,7 +25,6 @@ import json
 import math
 import os
 import shlex
-import subprocess
 import sys
 import tempfile
 import time
@@ -40,6 +39,7 @@ import numpy as np
 import tensorflow as tf
 from arguments import names
 from machine import machine
+from throughput import run
 from update_cost import NETWORKS, Problem
 
 from acktr_tf import kfac
@@ -79,6 +79,7 @@ def median_seconds(function: Callable[[], Any], repeats: int) -> float:
     for _ in range(3 + repeats):
         before = time.perf_counter()
         function()
+        tf.test.experimental.sync_devices()
         seconds.append(time.perf_counter() - before)
     return float(np.median(seconds[3:]))
 
@@ -89,10 +90,12 @@ def limits(repeats: int) -> dict[str, float]:
     matrix = tf.random.normal([size, size])
     product = tf.function(lambda: tf.reduce_sum(matrix @ matrix))
     array = tf.random.normal([64 * 2**20 // FLOAT])
-    copy = tf.function(lambda: array + 1.0)
+    variable = tf.Variable(array)
+    # Reads two arrays and writes one, in memory that is there already.
+    add = tf.function(lambda: variable.assign_add(array, read_value=False))
     return {
-        "operations": 2 * size**3 / median_seconds(lambda: product().numpy(), repeats),
-        "bytes": 2 * 64 * 2**20 / median_seconds(copy, repeats),
+        "operations": 2 * size**3 / median_seconds(product, repeats),
+        "bytes": 3 * 64 * 2**20 / median_seconds(add, repeats),
     }
 
 
@@ -107,8 +110,10 @@ def work_of(block: Block, inputs: tf.Tensor, gradients: tf.Tensor) -> dict[str, 
     n, m = block.num_inputs, block.num_outputs
     rows = math.prod(gradients.shape[:-1])
     factors = n * n + m * m
-    # Of a convolution, whose rows are larger than its inputs, they are written first.
-    seen = rows * n if inputs.shape[-1] < n - 1 else 0
+    # Of a convolution, whose rows are larger than its inputs, they are written first,
+    # without the bias's ones.
+    patch = n - block.layer.use_bias
+    seen = rows * patch if inputs.shape[-1] < patch else 0
     sizes = math.prod(inputs.shape) + math.prod(gradients.shape) + 2 * seen
     return {
         "statistics": Work(2.0 * rows * factors, FLOAT * (sizes + factors)),
@@ -179,7 +184,7 @@ def part_functions(
         "statistics": lambda: statistics(call.inputs, gradients),
         "running means": lambda: accept(*found),
         "inverses": lambda: block.solve(a, g, 0.001),
-        "product": lambda: multiply(matrix).numpy(),
+        "product": lambda: multiply(matrix),
     }
 
 
@@ -279,9 +284,7 @@ def measure_point(flags: Sequence[str], updates: int) -> dict[str, Any]:
         path = Path(directory) / "phases.json"
         command = [sys.executable, str(PHASES), flagfile, f"--json={path}"]
         command += [f"--flags={shlex.join(rest)}", f"--updates={updates}"]
-        result = subprocess.run(command, capture_output=True, text=True, check=False)
-        if result.returncode:
-            raise SystemExit(f"{shlex.join(command)}\n{result.stderr[-2000:]}")
+        run(command)
         found: dict[str, Any] = json.loads(path.read_text())
     return found
 

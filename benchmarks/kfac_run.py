@@ -52,6 +52,7 @@ def make_optimizer(about: dict[str, Any]) -> kfac.KFAC:
         factor_decay=about["factor_decay"],
         factor_update_period=1,
         inverse_update_period=about["inverse_update_period"],
+        stagger_inverses=False,
         inverse="cholesky",
         curvature_fraction=1.0,
     )

@@ -8,9 +8,10 @@
 In each of some rounds, one after the other and alone: the environments of the flag file
 stepped with random actions and nothing else; a training run of each flag file; and, in
 PYTHON, training runs of Stable-Baselines3 (see sb3_run.py). The first quarter of each
-run, which compiles and warms up, is left out; the rest is cut into windows. Printed are
-the median, the least and the most steps a second over the windows of all rounds, the
-share of each phase, and the median of the first flag file over each other.
+run, which compiles and warms up, is left out; the rest is cut into windows, of lines of
+the runs' logs (so that short runs want --flags="--log_period=5"). Printed are the
+median, the least and the most steps a second over the windows of all rounds, the share
+of each phase, and the median of the first flag file over each other.
 
 --other is a flag file, and flags that come after it. An Atari game is stepped by
 Stable-Baselines3 with its own preprocessing; its A2C there has batches of as many
@@ -203,12 +204,18 @@ def main() -> None:
     arguments = parser.parse_args()
     extra = shlex.split(arguments.flags)
     flags_of = {
-        name: [f"--flagfile={name.split()[0]}", *shlex.split(name)[1:], *extra]
+        name: [f"--flagfile={name.split()[0]}", *extra, *shlex.split(name)[1:]]
         for name in [arguments.flagfile, *arguments.other]
     }
     first = flags_of[arguments.flagfile]
     config = config_from(first)
     sb3 = arguments.sb3.split(",") if arguments.sb3_python else []
+    is_known = config.env.endswith("NoFrameskip-v4") and "trpo" not in sb3
+    if sb3 and find_game(config.env) and not is_known:
+        parser.error(
+            "Stable-Baselines3 plays games called *NoFrameskip-v4, by ppo and a2c. "
+            f"Received: {config.env}, --sb3={arguments.sb3}"
+        )
     speeds: dict[str, list[float]] = {}
     shares: dict[str, dict[str, float]] = {}
 

@@ -98,7 +98,7 @@ def test_a_convolution_writes_its_patches_and_reads_them(script):
     found = parts_of(script, keras.layers.Conv2D(3, 2), (4, 4, 2))
     # Nine positions of patches of 2 · 2 · 2 numbers and a bias.
     assert found["statistics"]["operations"] == 5 * 9 * 2 * (9 * 9 + 3 * 3)
-    sizes = 5 * 4 * 4 * 2 + 5 * 9 * 3 + 2 * 5 * 9 * 9
+    sizes = 5 * 4 * 4 * 2 + 5 * 9 * 3 + 2 * 5 * 9 * 8
     assert found["statistics"]["bytes"] == 4 * (sizes + 81 + 9)
 
 

@@ -136,15 +136,18 @@ class Curvature:
     def turns(self, period: int) -> dict[int, Shares]:
         """Which blocks are inverted together, and at which step of the period.
 
-        If they are staggered each has a step of its own, if there are as many. When
-        that is does not depend on how many replicas there are.
+        If they are staggered each has a step of its own, if there are as many: see
+        `places`. When that is does not depend on how many replicas there are, which
+        share what is inverted at one step.
 
         Args:
           period: Updates between two inversions of a block.
         """
         cost = [block.num_inputs**3 + block.num_outputs**3 for block in self.blocks]
         numbers = sorted(range(len(self.blocks)), key=lambda number: -cost[number])
-        steps = places(period, len(numbers)) if self._stagger else [0] * len(numbers)
+        steps = [0] * len(numbers)
+        if self._stagger:
+            steps = places(period, [cost[number] for number in numbers])
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
         turns: dict[int, Shares] = {
             step: [[] for _ in range(replicas)] for step in dict.fromkeys(steps)

@@ -80,8 +80,11 @@ class KFAC(keras.optimizers.Optimizer):
         damping. "eigen": in their eigenbases, with exact damping. "ekfac": the same,
         with a spectrum that follows every batch (George et al. 2018).
       stagger_inverses: Whether the layers take turns, each at a step of its own in the
-        period, so that no step has to wait for all. False: all at the first step of the
-        period, as with `inverse_thread`.
+        period, so that no step has to wait for all. An inverse is then of factors up to
+        `factor_update_period` − 1 steps old when it is made, and replicas, which share
+        what is inverted at one step, mostly wait for one of them. False: all at the
+        first step of the period; so it is, too, with `inverse_thread`, and where the
+        factors are updated no more often than they are inverted.
       inverse_thread: Invert in a thread while training goes on. The inverses in force
         are then those of the period before: of factors at most 2 ·
         `inverse_update_period` − 1 steps old. This does not depend on how long it
@@ -273,7 +276,8 @@ class KFAC(keras.optimizers.Optimizer):
             max_patch_bytes=self.max_patch_bytes,
             fallback=self.fallback,
             thread=self.inverse_thread,
-            stagger_inverses=self.stagger_inverses,
+            stagger_inverses=self.stagger_inverses
+            and self.factor_update_period < self.inverse_update_period,
         )
 
     def memory(self, model: keras.layers.Layer) -> dict[str, int]:

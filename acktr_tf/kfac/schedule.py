@@ -1,5 +1,7 @@
 """At which steps the factors are updated, and inverted."""
 
+from collections.abc import Sequence
+
 import tensorflow as tf
 
 
@@ -34,13 +36,22 @@ def inverses_due(
     return early | tf.equal(step % period, place)
 
 
-def places(period: int, count: int) -> list[int]:
-    """Steps of a period, one for each of `count`, as far apart as can be.
+def places(period: int, costs: Sequence[float]) -> list[int]:
+    """Steps of a period at which pieces of work have their turn.
 
-    The first is not that which begins the period: at that, factors are updated.
+    Each has a step of its own, in the middle of its share of the period, if there are
+    as many steps; else the next goes to the step with the least work.
 
     Args:
       period: Steps.
-      count: How many; if there are more than steps, some have the same.
+      costs: Of each piece, the costliest first.
     """
-    return [(2 * number + 1) * period // (2 * count) for number in range(count)]
+    count = len(costs)
+    if count <= period:
+        return [(2 * number + 1) * period // (2 * count) for number in range(count)]
+    work = [0.0] * period
+    found = []
+    for cost in costs:
+        found.append(work.index(min(work)))
+        work[found[-1]] += cost
+    return found

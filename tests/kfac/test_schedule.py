@@ -47,15 +47,16 @@ def test_inverses_have_a_place_in_the_period():
 
 
 @pytest.mark.parametrize(
-    ("period", "count", "expected"),
+    ("period", "costs", "expected"),
     [
-        (4, 1, [2]),
-        (4, 2, [1, 3]),
-        (20, 6, [1, 5, 8, 11, 15, 18]),
-        # More than steps: some have the same.
-        (2, 4, [0, 0, 1, 1]),
-        (1, 3, [0, 0, 0]),
+        (4, [1], [2]),
+        (4, [2, 1], [1, 3]),
+        (20, [6, 5, 4, 3, 2, 1], [1, 5, 8, 11, 15, 18]),
+        # More than steps: each goes where there is least to do.
+        (2, [9, 8, 2, 1], [0, 1, 1, 0]),
+        (3, [5, 5, 5, 5, 1, 1], [0, 1, 2, 0, 1, 2]),
+        (1, [3, 2, 1], [0, 0, 0]),
     ],
 )
-def test_places_are_spread_over_the_period(period, count, expected):
-    assert places(period, count) == expected
+def test_places_are_spread_over_the_period(period, costs, expected):
+    assert places(period, costs) == expected

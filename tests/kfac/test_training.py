@@ -71,7 +71,9 @@ def test_fit_is_the_loop_of_the_documentation(inverse):
     fit(fitted)
 
     model = make_model()
-    optimizer = kfac.KFAC(inverse=inverse, inverse_update_period=2)
+    optimizer = kfac.KFAC(
+        inverse=inverse, factor_update_period=1, inverse_update_period=2
+    )
     optimizer.attach(model)
     loss_of = cross_entropy()
     likelihoods = kfac.Likelihoods(loss_of)
