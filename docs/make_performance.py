@@ -25,7 +25,7 @@ PAGE = DOCS / "performance.md"
 
 
 def tables() -> dict[str, str]:
-    """Name of the marks in the page → what stands between them."""
+    """Name of the marks in the page → what stands between them, if it was measured."""
     found = {
         path.stem: throughput.tables(_read(path))
         for path in sorted((DATA / "throughput").glob("*.json"))

@@ -102,6 +102,12 @@ def test_a_convolution_writes_its_patches_and_reads_them(script):
     assert found["statistics"]["bytes"] == 4 * (sizes + 81 + 9)
 
 
+def test_the_limits_of_the_machine_are_measured(script):
+    found = script("curvature").limits(1)
+    assert found.keys() == {"operations", "bytes"}
+    assert min(found.values()) > 1e6
+
+
 def test_the_share_of_the_limit_is_that_of_what_limits(script):
     line = {"layer": "fc", "part": "product", "seconds": 0.1}
     document = {
