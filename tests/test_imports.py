@@ -17,7 +17,7 @@ LAYERS = {
         "errors types config random_keys backend stopping locks spaces observations "
         "observation_tensors"
     ),
-    "parts": "environments networks distributions returns kfac",
+    "parts": "environments pixels networks distributions returns kfac",
     "agent": "policy losses",
     "work": (
         "rollout scales algorithms metrics checkpoint run_directory saved_model scoring"

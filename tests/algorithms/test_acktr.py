@@ -91,6 +91,7 @@ def test_an_update_equals_the_optimizer_used_by_hand() -> None:
         momentum=config.momentum,
         damping=config.damping,
         factor_decay=config.factor_decay,
+        factor_update_period=config.factor_update_period,
         inverse_update_period=config.inverse_update_period,
     )
     optimizer.attach(twin.network)

@@ -73,6 +73,7 @@ def test_an_update_equals_both_optimizers_used_by_hand() -> None:
         momentum=config.momentum,
         damping=config.damping,
         factor_decay=config.factor_decay,
+        factor_update_period=config.factor_update_period,
         inverse_update_period=config.inverse_update_period,
     )
     actor.attach(twin.policy_network)
@@ -82,6 +83,7 @@ def test_an_update_equals_both_optimizers_used_by_hand() -> None:
         momentum=config.critic_momentum,
         damping=config.critic_damping,
         factor_decay=config.critic_factor_decay,
+        factor_update_period=1,
         inverse_update_period=config.inverse_update_period,
     )
     critic.attach(twin.value_network)
