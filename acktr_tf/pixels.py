@@ -19,9 +19,9 @@ class Pixels(keras.layers.Layer):
     """Floats from 0 to 1, with frames and colours together as the last axis.
 
     Convolutions on a CPU take no other order. Where the size of the batch is known
-    while tracing, XLA makes one loop of the conversion, which is five times as fast as
-    TensorFlow's operations one after the other, and gives the same numbers. Where it is
-    not, as in a SavedModel, XLA would compile anew for each size, and is left out.
+    while tracing, XLA makes one loop of the conversion, where TensorFlow's operations
+    write all the pictures three times, and gives the same numbers. Where it is not, as
+    in a SavedModel, XLA would compile anew for each size, and is left out.
 
     Args:
       frames_first: Whether the first axis of a picture counts frames.

@@ -182,7 +182,10 @@ def main() -> None:
         torch.set_num_threads(1)  # Networks this small are slower with more.
     kinds = ATARI if atari else MUJOCO
     if arguments.algorithm not in kinds:
-        parser.error(f"{arguments.algorithm} has no settings for {arguments.env}.")
+        parser.error(
+            f"--algorithm must be one of {', '.join(kinds)} for {arguments.env}. "
+            f"Received: {arguments.algorithm}"
+        )
     kind, num_envs, settings = kinds[arguments.algorithm]
     if arguments.unroll_length:
         settings = {**settings, "n_steps": arguments.unroll_length}

@@ -46,6 +46,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "patch_period=2": {"patch_period": 2},
     "inverse_update_period=10": {"inverse_update_period": 10},
     "inverse_update_period=200": {"inverse_update_period": 200},
+    "stagger_inverses=False": {"stagger_inverses": False},
     "inverse_thread=True": {"inverse_thread": True},
     "inverse=eigen": {"inverse": "eigen"},
     "inverse=ekfac": {"inverse": "ekfac"},

@@ -51,8 +51,8 @@ class Options(NamedTuple):
       max_patch_bytes: Of patches held at a time; more are made in pieces.
       fallback: "diagonal" for a `DiagonalBlock` where there is no other, or None.
       thread: Whether blocks are inverted in a thread.
-      stagger_inverses: Whether blocks are inverted at steps of their own; in a thread
-        all are together.
+      stagger_inverses: Whether blocks are inverted at steps of their own; not in a
+        thread.
     """
 
     inverse: str = "cholesky"
@@ -61,7 +61,7 @@ class Options(NamedTuple):
     max_patch_bytes: int = 256 * 2**20
     fallback: str | None = None
     thread: bool = False
-    stagger_inverses: bool = True
+    stagger_inverses: bool = False
 
 
 class Kind(NamedTuple):

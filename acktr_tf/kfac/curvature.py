@@ -42,7 +42,7 @@ class Curvature:
         self, model: keras.layers.Layer, add_variable: AddVariable, options: Options
     ) -> None:
         self.blocks: list[Block] = make_blocks(model, add_variable, options)
-        self._stagger = options.stagger_inverses and not options.thread
+        self._stagger = options.stagger_inverses
         # What the thread works on, so that a copy of the state is a whole one.
         self._posed: list[list[keras.Variable]] | None = None
         self._threads: dict[int, BackgroundSolver] = {}

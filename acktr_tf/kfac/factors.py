@@ -233,7 +233,7 @@ def _second_moment_of_inputs(rows: Rows) -> tf.Tensor:
         ones = tf.ones([flat.shape[0], 1], flat.dtype)
         return _second_moment(tf.concat([flat, ones], axis=1))
     count = tf.shape(flat)[0]
-    # As a product, which is three times as fast as the sum over an axis.
+    # As a product, which is faster than TensorFlow's sum over rows.
     sums = tf.matmul(tf.ones([1, count], flat.dtype), flat)[0]
     border = tf.concat([sums, [tf.cast(count, flat.dtype)]], axis=0)
     above = tf.concat([_second_moment(flat), sums[:, tf.newaxis]], axis=1)

@@ -277,6 +277,7 @@ class KFAC(keras.optimizers.Optimizer):
             fallback=self.fallback,
             thread=self.inverse_thread,
             stagger_inverses=self.stagger_inverses
+            and not self.inverse_thread
             and self.factor_update_period < self.inverse_update_period,
         )
 
@@ -372,11 +373,6 @@ class KFAC(keras.optimizers.Optimizer):
     def factors_due(self) -> tf.Tensor:
         """Scalar bool: whether this step is one of those that update the factors."""
         return factors_due(self._iterations.value, self.factor_update_period)
-
-    def inverses_due(self) -> tf.Tensor:
-        """Scalar bool: whether this step is one of those that invert some factors."""
-        turns = self.curvature.turns(self.inverse_update_period)
-        return tf.reduce_any([self._turn_due(place) for place in turns])
 
     def _turn_due(self, place: int) -> tf.Tensor:
         return inverses_due(

@@ -16,6 +16,8 @@ SETTINGS: list[dict[str, object]] = [
     {"factor_update_period": 1, "curvature_fraction": 1.0},
     {"factor_update_period": 3},
     {"inverse": "ekfac", "inverse_update_period": 2},
+    # Layers take turns.
+    {"factor_update_period": 1, "inverse_update_period": 3},
     {"inverse_thread": True, "inverse_update_period": 2},
     {"step_rule": "quadratic", "learning_rate": 1.0, "damping_period": 2},
 ]
