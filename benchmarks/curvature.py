@@ -47,6 +47,7 @@ from acktr_tf.config import Config
 from acktr_tf.flags import config_from
 from acktr_tf.kfac.blocks import Block
 from acktr_tf.kfac.capture import Call
+from acktr_tf.kfac.overlap import patches_overlap
 
 FLOAT = 4
 """Bytes of a number."""
@@ -114,17 +115,37 @@ def work_of(block: Block, inputs: tf.Tensor, gradients: tf.Tensor) -> dict[str, 
     n, m = block.num_inputs, block.num_outputs
     rows = math.prod(gradients.shape[:-1])
     factors = n * n + m * m
-    # Of a convolution, whose rows are larger than its inputs, they are written first,
-    # without the bias's ones.
-    patch = n - block.layer.use_bias
-    seen = rows * patch if inputs.shape[-1] < patch else 0
+    products, seen = moment_of_inputs(block.layer, inputs, gradients)
+    operations = 2.0 * (products + rows * m * m)
     sizes = math.prod(inputs.shape) + math.prod(gradients.shape) + 2 * seen
     return {
-        "statistics": Work(2.0 * rows * factors, FLOAT * (sizes + factors)),
+        "statistics": Work(operations, FLOAT * (sizes + factors)),
         "running means": Work(3.0 * factors, FLOAT * 3.0 * factors),
         "inverses": Work(float(n**3 + m**3), FLOAT * 2.0 * factors),
         "product": Work(2.0 * n * m * (n + m), FLOAT * (factors + 2.0 * n * m)),
     }
+
+
+def moment_of_inputs(
+    layer: Any, inputs: tf.Tensor, gradients: tf.Tensor
+) -> tuple[float, float]:
+    """Products of numbers that A takes, and numbers that are written before.
+
+    A convolution writes its patches, without the bias's ones; or, if these overlap, the
+    strips they are made of, of which fewer are multiplied. See `kfac.overlap`.
+    """
+    rows = math.prod(gradients.shape[:-1])
+    n = math.prod(layer.kernel.shape[:-1])
+    whole = n + layer.use_bias
+    if n == inputs.shape[-1]:
+        return float(rows * whole**2), 0.0
+    if not patches_overlap(inputs, layer):
+        return float(rows * whole**2), float(rows * n)
+    strips, positions = layer.kernel_size[0] // layer.strides[0], gradients.shape[1]
+    of_row, width = rows // positions, n // strips
+    products = strips * positions + strips * (strips - 1) // 2
+    written = of_row * (positions + strips - 1) * width
+    return float(of_row * products * width**2), float(written)
 
 
 def captured(

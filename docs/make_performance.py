@@ -18,6 +18,7 @@ import against_kfac_jax
 import curvature
 import phases
 import startup
+import steady
 import throughput
 import update_cost
 
@@ -34,6 +35,8 @@ def tables() -> dict[str, str]:
         found[f"phases_{path.stem}"] = phases.table(_read(path))
     for path in sorted((DATA / "growth").glob("*.json")):
         found[f"growth_{path.stem}"] = curvature.growth_table(_read(path))
+    for path in sorted((DATA / "steady").glob("*.json")):
+        found[f"steady_{path.stem}"] = steady.table(_read(path))
     found["parts"] = curvature.parts_table(_read(DATA / "curvature_parts.json"))
     found["startup"] = startup.table(_read(DATA / "startup.json"))
     costs = sorted((DATA / "update_cost").glob("*.json"))

@@ -35,6 +35,30 @@ def test_a_log_that_is_too_short_is_refused(script):
         script("throughput").window_speeds(np.arange(1.0, 5.0), np.arange(4.0), 4)
 
 
+# Speed and memory over a run --------------------------------------------------------
+def test_windows_of_a_run_have_its_speed_and_its_memory(script, tmp_path):
+    steady = script("steady")
+    settings = {"settings": {"env": "Chess-v1", "algorithm": "acktr"}}
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    # Steps of 10 take 5 seconds, and 2 in the second half; memory grows by 1 MiB each.
+    seconds = np.cumsum([0.0, *[5.0] * 4, *[2.0] * 4])
+    lines = [f"{10 * i},{seconds[i]},{100 + i}" for i in range(9)]
+    text = "\n".join(["step,seconds,memory", *lines])
+    (tmp_path / "progress.csv").write_text(text)
+
+    document = steady.measure(tmp_path, 4)
+
+    expected = [[20, 2, 102], [40, 2, 104], [60, 5, 106], [80, 5, 108]]
+    np.testing.assert_allclose(document["windows"], expected)
+    table = steady.table(document)
+    assert table.startswith("Chess-v1, ACKTR,")
+    assert "| 60 | 5 | 106 |" in table
+    # Without the first window: 2 and 5, then 5; 104 and 106, then 108.
+    assert table.endswith("speed 1.429, memory 1.029.")
+    with pytest.raises(SystemExit, match="too few for 5 windows"):
+        steady.measure(tmp_path, 5)
+
+
 # Phases -----------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def measured():
@@ -95,10 +119,21 @@ def test_operations_and_bytes_of_a_dense_layer(script):
 
 
 def test_a_convolution_writes_its_patches_and_reads_them(script):
+    found = parts_of(script, keras.layers.Conv2D(3, 2, strides=2), (4, 4, 2))
+    # Four positions of patches of 2 · 2 · 2 numbers and a bias.
+    assert found["statistics"]["operations"] == 5 * 4 * 2 * (9 * 9 + 3 * 3)
+    sizes = 5 * 4 * 4 * 2 + 5 * 4 * 3 + 2 * 5 * 4 * 8
+    assert found["statistics"]["bytes"] == 4 * (sizes + 81 + 9)
+
+
+def test_a_convolution_whose_patches_overlap_multiplies_strips(script):
     found = parts_of(script, keras.layers.Conv2D(3, 2), (4, 4, 2))
-    # Nine positions of patches of 2 · 2 · 2 numbers and a bias.
-    assert found["statistics"]["operations"] == 5 * 9 * 2 * (9 * 9 + 3 * 3)
-    sizes = 5 * 4 * 4 * 2 + 5 * 9 * 3 + 2 * 5 * 9 * 8
+    # Strips of 2 · 2 numbers in four rows and three columns. Three products of rows for
+    # the two blocks above each other, and another for what only one of them has; three
+    # for the block beside.
+    products = 5 * 3 * (3 + 1 + 3) * 4 * 4
+    assert found["statistics"]["operations"] == 2 * (products + 5 * 9 * 3 * 3)
+    sizes = 5 * 4 * 4 * 2 + 5 * 9 * 3 + 2 * 5 * 4 * 3 * 4
     assert found["statistics"]["bytes"] == 4 * (sizes + 81 + 9)
 
 

@@ -372,26 +372,29 @@ class KroneckerBlock(Block):
         self, calls: Sequence[Call], gradients: Sequence[tf.Tensor], step: tf.Tensor
     ) -> list[tf.Tensor]:
         """Moments and, for EKFAC, squares, summed over examples and calls."""
-        rows = [self._rows(*pair, step) for pair in zip(calls, gradients, strict=True)]
-        moments = [factors.moments(each, self.num_inputs) for each in rows]
-        sums = [tf.add_n(parts) for parts in zip(*moments, strict=True)]
+        seen = [
+            self._seen(call, gradient, step)
+            for call, gradient in zip(calls, gradients, strict=True)
+        ]
+        if self._kind.has_patches and not isinstance(self._inverse, EKFACInverse):
+            return _total([factors.conv_moments(*each) for each in seen])
+        rows = [self._kind.rows(*each) for each in seen]
+        sums = _total([factors.moments(each, self.num_inputs) for each in rows])
         if isinstance(self._inverse, EKFACInverse):
             sums.append(self._inverse.squares(rows))
         return sums
 
-    def _rows(self, call: Call, gradients: tf.Tensor, step: tf.Tensor) -> Rows:
+    def _seen(
+        self, call: Call, gradients: tf.Tensor, step: tf.Tensor
+    ) -> tuple[Any, ...]:
+        """The arguments of `Kind.rows`, in float32."""
         inputs = call.inputs
         if inputs.dtype.is_floating:
             inputs = tf.cast(inputs, tf.float32)
-        arguments = (
-            self.layer,
-            call._replace(inputs=inputs),
-            tf.cast(gradients, tf.float32),
-        )
+        call, gradients = call._replace(inputs=inputs), tf.cast(gradients, tf.float32)
         if not self._kind.has_patches:
-            return self._kind.rows(*arguments)
-        every = self._options.patch_period
-        return self._kind.rows(*arguments, every, step)
+            return self.layer, call, gradients
+        return self.layer, call, gradients, self._options.patch_period, step
 
     def _sums_in_pieces(
         self,
@@ -474,3 +477,8 @@ class DiagonalBlock(Block):
         squares = tf.square(tf.cast(self.to_matrix(found), tf.float32))
         examples = tf.cast(tape.examples, tf.float32)
         return [tf.ones([1, 1]), squares[0] / examples]
+
+
+def _total(moments: Sequence[factors.Moments]) -> list[tf.Tensor]:
+    """Each of them, summed over calls."""
+    return [tf.add_n(parts) for parts in zip(*moments, strict=True)]

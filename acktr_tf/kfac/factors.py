@@ -16,6 +16,7 @@ import keras
 import tensorflow as tf
 
 from acktr_tf.kfac.capture import Call
+from acktr_tf.kfac.overlap import patches_overlap, second_moment
 from acktr_tf.kfac.patches import extract_patches
 
 CONV_POSITIONS = ("uncorrelated", "correlated")
@@ -72,15 +73,44 @@ def moments(rows: Rows, num_inputs: int) -> Moments:
         for all.
       num_inputs: n.
     """
-    size = tf.cast(tf.shape(rows.g), rows.g.dtype)
     if rows.a.dtype.is_integer:
         index = tf.reshape(rows.a, [-1])
         ones = tf.ones_like(index, rows.g.dtype)
         a = tf.math.unsorted_segment_sum(ones, index, num_inputs)
     else:
         a = _second_moment_of_inputs(rows)
+    positions = tf.cast(tf.shape(rows.g)[1], rows.g.dtype)
     seen = tf.cast(tf.shape(rows.a)[1], rows.g.dtype)
-    return Moments(a * (size[1] / seen), _second_moment(rows.g), size[0] * size[1])
+    return _moments(a * (positions / seen), rows.g)
+
+
+def conv_moments(
+    layer: Any,
+    call: Call,
+    gradients: tf.Tensor,
+    every: int = 1,
+    offset: tf.Tensor | int = 0,
+) -> Moments:
+    """The moments of a call of a convolution: those of `conv_rows`.
+
+    Patches that overlap are not made; see `overlap`.
+
+    Args:
+      layer: See `conv_rows`, as of the others.
+      call: Its call.
+      gradients: Of its outputs.
+      every: Patches of one position in so many.
+      offset: Of these.
+    """
+    if every > 1 or not patches_overlap(call.inputs, layer):
+        rows = conv_rows(layer, call, gradients, every, offset)
+        return moments(rows, rows.a.shape[-1] + rows.bias)
+    g = _positions(gradients)
+    a, sums = second_moment(call.inputs, layer)
+    if layer.use_bias:
+        count = tf.cast(tf.shape(g)[0] * tf.shape(g)[1], g.dtype)
+        a = _with_bias(a, sums, count)
+    return _moments(a, g)
 
 
 def factors_of(
@@ -235,9 +265,20 @@ def _second_moment_of_inputs(rows: Rows) -> tf.Tensor:
     count = tf.shape(flat)[0]
     # As a product, which is faster than TensorFlow's sum over rows.
     sums = tf.matmul(tf.ones([1, count], flat.dtype), flat)[0]
-    border = tf.concat([sums, [tf.cast(count, flat.dtype)]], axis=0)
-    above = tf.concat([_second_moment(flat), sums[:, tf.newaxis]], axis=1)
+    return _with_bias(_second_moment(flat), sums, tf.cast(count, flat.dtype))
+
+
+def _with_bias(moment: tf.Tensor, sums: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
+    """Σ ā āᵀ of ā = (a, 1), from Σ a aᵀ, Σ a and how many there are."""
+    border = tf.concat([sums, [count]], axis=0)
+    above = tf.concat([moment, sums[:, tf.newaxis]], axis=1)
     return tf.concat([above, border[tf.newaxis]], axis=0)
+
+
+def _moments(a: tf.Tensor, g: tf.Tensor) -> Moments:
+    """Of Σ ā āᵀ and of the gradients `[N, T, m]`."""
+    size = tf.cast(tf.shape(g), g.dtype)
+    return Moments(a, _second_moment(g), size[0] * size[1])
 
 
 def _second_moment(rows: tf.Tensor) -> tf.Tensor:

@@ -52,27 +52,38 @@ def _extent(layer: Any, axis: int) -> int:
     return int((layer.kernel_size[axis] - 1) * layer.dilation_rate[axis])
 
 
+def pad(inputs: tf.Tensor, layer: Any) -> tf.Tensor:
+    """Inputs with the zeros around them that the layer's padding stands for."""
+    shape = tf.shape(inputs)
+    paddings = []
+    for axis in range(len(layer.kernel_size)):
+        length, extent = inputs.shape[axis + 1], _extent(layer, axis)
+        before, after = 0, 0
+        if layer.padding == "same":
+            known = shape[axis + 1] if length is None else length
+            steps = (positions(known, layer, axis) - 1) * layer.strides[axis]
+            missing = steps + extent + 1 - known
+            total = tf.maximum(missing, 0) if length is None else max(missing, 0)
+            before, after = total // 2, total - total // 2
+        elif layer.padding == "causal":
+            before = extent
+        paddings.append([before, after])
+    return tf.pad(inputs, [[0, 0], *paddings, [0, 0]])
+
+
 def _sliced_patches(
     inputs: tf.Tensor, layer: Any, every: int, offset: tf.Tensor | int
 ) -> tf.Tensor:
     """As `extract_patches`, for any number of axes: a slice for each kernel element."""
     shape = tf.shape(inputs)
     axes = range(len(layer.kernel_size))
-    paddings, starts, counts = [], [], []
+    starts, counts = [], []
     for axis in axes:
-        length, extent = shape[axis + 1], _extent(layer, axis)
-        stride, count = layer.strides[axis], positions(length, layer, axis)
-        before, after = 0, 0
-        if layer.padding == "same":
-            total = tf.maximum((count - 1) * stride + extent + 1 - length, 0)
-            before, after = total // 2, total - total // 2
-        elif layer.padding == "causal":
-            before = extent
-        paddings.append([before, after])
+        count = positions(shape[axis + 1], layer, axis)
         first = tf.minimum(offset // every**axis % every, count - 1)
-        starts.append(first * stride)
+        starts.append(first * layer.strides[axis])
         counts.append((count - 1 - first) // every + 1)
-    padded = tf.pad(inputs, [[0, 0], *paddings, [0, 0]])
+    padded = pad(inputs, layer)
     slices = []
     for element in itertools.product(*map(range, layer.kernel_size)):
         window: list[slice] = [slice(None)]

@@ -95,8 +95,8 @@ MUTATIONS = [
     Mutation(
         "no homogeneous coordinate",
         "kfac/factors.py",
-        "border = tf.concat([sums, [tf.cast(count, flat.dtype)]], axis=0)",
-        "border = tf.concat([0.0 * sums, [tf.cast(count, flat.dtype)]], axis=0)",
+        "border = tf.concat([sums, [count]], axis=0)",
+        "border = tf.concat([0.0 * sums, [count]], axis=0)",
         "tests/kfac/test_factors.py",
     ),
     Mutation(
@@ -133,6 +133,20 @@ MUTATIONS = [
         "rates=[1, *layer.dilation_rate, 1]",
         "rates=[1, 1, 1, 1]",
         "tests/kfac/test_factors.py",
+    ),
+    Mutation(
+        "overlapping patches: all blocks of a distance are the same",
+        "kfac/overlap.py",
+        "rows = (*range(i, last), *range(outputs, outputs + i))",
+        "rows = (*range(last),)",
+        "tests/kfac/test_overlap.py",
+    ),
+    Mutation(
+        "overlapping patches: elements in the order of cells",
+        "kfac/overlap.py",
+        "[0, 3, 2, 4, 1, 6, 5, 7]",
+        "[0, 2, 3, 4, 1, 5, 6, 7]",
+        "tests/kfac/test_overlap.py",
     ),
     Mutation(
         "the running means keep the bias of their zero start",
@@ -229,7 +243,7 @@ MUTATIONS = [
     Mutation(
         "patches left out are not made up for",
         "kfac/factors.py",
-        "a * (size[1] / seen)",
+        "a * (positions / seen)",
         "1.0 * a",
         "tests/kfac/test_patches.py",
     ),

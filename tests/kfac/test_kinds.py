@@ -66,7 +66,9 @@ def seen(
     sources = block.sources(tape)
     gradients = tape.gradient(log_likelihood, sources)
     rows = [
-        block._rows(call, tf.convert_to_tensor(gradient), tf.constant(0))
+        block._kind.rows(
+            *block._seen(call, tf.convert_to_tensor(gradient), tf.constant(0))
+        )
         for call, gradient in zip(tape.calls(block.layer), gradients, strict=True)
     ]
     arrays = [(with_ones(each), np.asarray(each.g)) for each in rows]

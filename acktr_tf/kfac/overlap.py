@@ -1,0 +1,155 @@
+"""The second moment of a convolution's patches, where patches above each other overlap.
+
+Equation numbers are those of docs/kfac.md.
+"""
+
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from acktr_tf.kfac.patches import pad, positions
+
+
+class _Grid(NamedTuple):
+    """A convolution along rows and columns; one along a single axis has one column.
+
+    Attributes:
+      strides: Rows and columns of a cell.
+      cells: Rows and columns of cells in a patch.
+      outputs: Rows and columns of output positions.
+    """
+
+    strides: list[int]
+    cells: list[int]
+    outputs: list[int]
+
+
+def patches_overlap(inputs: tf.Tensor, layer: Any) -> bool:
+    """Whether `second_moment` can be taken, and saves anything.
+
+    That is so of up to two axes of known size, where the kernel is not dilated, is some
+    whole number of strides high and wide, more than one high, and has as many rows of
+    positions as it is strides high.
+
+    Args:
+      inputs: `[N, *space, channels]`.
+      layer: A Conv1D, Conv2D or Conv3D.
+    """
+    axes = len(layer.kernel_size)
+    pairs = list(zip(layer.kernel_size, layer.strides, strict=True))
+    if axes > 2 or max(layer.dilation_rate) > 1 or None in inputs.shape[1:]:
+        return False
+    if any(size % stride for size, stride in pairs) or pairs[0][0] == pairs[0][1]:
+        return False
+    grid = _grid(inputs, layer)
+    return grid.outputs[0] >= grid.cells[0]
+
+
+def second_moment(inputs: tf.Tensor, layer: Any) -> tuple[tf.Tensor, tf.Tensor]:
+    """The sums of p pᵀ and of p over the patches p of all examples and positions.
+
+    A patch is made of strips, each a stride high and as wide as the patch. Strip i of
+    the patch at row t is strip 0 of the one at row t + i, so that the blocks (i, i + d)
+    of one d sum the same products of strips but for some at the first and the last
+    rows. What they have in common is computed once. Equation (21).
+
+    Args:
+      inputs: `[N, *space, channels]`, with which patches overlap.
+      layer: A Conv1D or Conv2D.
+
+    Returns:
+      `[n, n]` and `[n]`, n the kernel size times channels, in the kernel's order.
+    """
+    grid = _grid(inputs, layer)
+    strips = _strips(pad(inputs, layer), grid)
+    cells, outputs = grid.cells[0], grid.outputs[0]
+    blocks: dict[tuple[int, int], tf.Tensor] = {}
+    for distance in range(cells):
+        # Strip i of a patch is in rows i to i + outputs - 1. All have the middle.
+        last = cells - 1 - distance
+        middle = _product(
+            strips[last:outputs], strips[last + distance : outputs + distance]
+        )
+        ends = {
+            row: _product(strips[row], strips[row + distance])
+            for row in (*range(last), *range(outputs, outputs + last))
+        }
+        for i in range(last + 1):
+            rows = (*range(i, last), *range(outputs, outputs + i))
+            block = tf.add_n([middle, *(ends[row] for row in rows)])
+            blocks[i + distance, i] = tf.transpose(block)
+            blocks[i, i + distance] = block
+    moment = tf.stack(
+        [tf.stack([blocks[i, j] for j in range(cells)]) for i in range(cells)]
+    )
+    sums = _sums(strips)
+    total = tf.stack(
+        [tf.reduce_sum(sums[i : i + outputs], axis=0) for i in range(cells)]
+    )
+    return _in_kernel_order(moment, total, grid)
+
+
+def _grid(inputs: tf.Tensor, layer: Any) -> _Grid:
+    strides, cells, outputs = [1, 1], [1, 1], [1, 1]
+    for axis, (size, stride) in enumerate(
+        zip(layer.kernel_size, layer.strides, strict=True)
+    ):
+        strides[axis], cells[axis] = stride, size // stride
+        outputs[axis] = positions(inputs.shape[axis + 1], layer, axis)
+    return _Grid(strides, cells, outputs)
+
+
+def _strips(padded: tf.Tensor, grid: _Grid) -> tf.Tensor:
+    """Strips at all rows, `[rows, N, columns, w]`.
+
+    Rows come first, so that a slice of them is not copied. Elements are in the order of
+    the cell, then of the row, column and channel in it.
+    """
+    (high, wide), channels = grid.strides, padded.shape[-1]
+    rows, columns = (
+        count + cells - 1 for count, cells in zip(grid.outputs, grid.cells, strict=True)
+    )
+    if padded.shape.rank == 3:
+        padded = padded[:, :, tf.newaxis]
+    seen = padded[:, : rows * high, : columns * wide]
+    cells = tf.reshape(
+        tf.transpose(
+            tf.reshape(seen, [-1, rows, high, columns, wide * channels]),
+            [1, 0, 3, 2, 4],
+        ),
+        [rows, -1, columns, high * wide * channels],
+    )
+    shifted = [cells[:, :, j : j + grid.outputs[1]] for j in range(grid.cells[1])]
+    return tf.concat(shifted, axis=-1)
+
+
+def _product(left: tf.Tensor, right: tf.Tensor) -> tf.Tensor:
+    """The sum of x yᵀ over strips x and y of the same place."""
+    width = left.shape[-1]
+    return tf.matmul(
+        tf.reshape(left, [-1, width]), tf.reshape(right, [-1, width]), transpose_a=True
+    )
+
+
+def _sums(strips: tf.Tensor) -> tf.Tensor:
+    """Of the strips of each row, `[rows, w]`."""
+    rows, width = strips.shape[0], strips.shape[-1]
+    flat = tf.reshape(strips, [rows, -1, width])
+    # As a product, which is faster than TensorFlow's sum over rows.
+    return tf.matmul(tf.ones_like(flat[:, tf.newaxis, :, 0]), flat)[:, 0]
+
+
+def _in_kernel_order(
+    moment: tf.Tensor, total: tf.Tensor, grid: _Grid
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Of blocks `[i, i', w, w']` and sums `[i, w]` of the strips i of a patch."""
+    (down, across), high = grid.cells, grid.strides[0]
+    inner = moment.shape[-1] // (across * high)
+    size = down * high * across * inner
+    blocks = tf.reshape(moment, [down, down, across, high, inner, across, high, inner])
+    ordered = tf.transpose(blocks, [0, 3, 2, 4, 1, 6, 5, 7])
+    sums = tf.reshape(total, [down, across, high, inner])
+    return (
+        tf.reshape(ordered, [size, size]),
+        tf.reshape(tf.transpose(sums, [0, 2, 1, 3]), [size]),
+    )
