@@ -338,6 +338,11 @@ def measure_growth(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def microseconds(rounds: Sequence[dict[str, Any]]) -> float:
+    """A sample, the median of some rounds of one algorithm at one point."""
+    return float(np.median([1e6 / each["steps_per_second"] for each in rounds]))
+
+
 def growth_table(document: dict[str, Any]) -> str:
     """What was measured, in Markdown."""
     machine = document["machine"]
@@ -349,10 +354,7 @@ def growth_table(document: dict[str, Any]) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for value, found in document["points"].items():
-        acktr, a2c = (
-            float(np.median([1e6 / each["steps_per_second"] for each in found[name]]))
-            for name in ALGORITHMS
-        )
+        acktr, a2c = (microseconds(found[name]) for name in ALGORITHMS)
         slowest = np.median(
             [e["phases"]["total"]["slowest_over_median"] for e in found["acktr"]]
         )

@@ -16,7 +16,9 @@ sys.path.insert(0, str(DOCS.parent / "benchmarks"))
 
 import against_kfac_jax
 import curvature
+import performance_goals
 import phases
+import pong_budget
 import startup
 import steady
 import throughput
@@ -33,6 +35,8 @@ def tables() -> dict[str, str]:
     }
     for path in sorted((DATA / "phases").glob("*.json")):
         found[f"phases_{path.stem}"] = phases.table(_read(path))
+    pair = (_read(DATA / "phases" / f"{name}.json") for name in ("pong", "pong_a2c"))
+    found["pong_budget"] = pong_budget.table(*pair)
     for path in sorted((DATA / "growth").glob("*.json")):
         found[f"growth_{path.stem}"] = curvature.growth_table(_read(path))
     for path in sorted((DATA / "steady").glob("*.json")):
@@ -43,6 +47,7 @@ def tables() -> dict[str, str]:
     found["update_cost"] = "\n\n".join(update_cost.table(_read(p)) for p in costs)
     other = _read(DATA / "against_kfac_jax.json")
     found["against_kfac_jax"] = against_kfac_jax.table(other)
+    found["goals"] = performance_goals.table(lambda name: _read(DATA / name))
     return found
 
 

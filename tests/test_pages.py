@@ -60,6 +60,50 @@ def test_the_page_of_speeds_has_the_tables_of_the_measurements(docs_script):
         assert make_performance.with_table(page, name, table) == page
 
 
+@pytest.mark.parametrize(
+    ("bar", "measured", "at_least", "met"),
+    [
+        (2.0, 1.99, False, True),
+        (2.0, 2.01, False, False),
+        (2.0, 2.004, False, True),  # It is 2.00 that is shown.
+        (2.0, 2.01, True, True),
+        (2.0, 1.99, True, False),
+    ],
+)
+def test_a_goal_is_a_least_or_a_most(docs_script, bar, measured, at_least, met):
+    goals = docs_script("make_performance").performance_goals
+    assert goals.Goal("speed", bar, measured, at_least).met is met
+
+
+def test_a_goal_that_is_missed_is_seen(docs_script, monkeypatch):
+    goals = docs_script("make_performance").performance_goals
+    missed = goals.Goal("speed", 2.0, 1.0, at_least=True)
+    monkeypatch.setattr(goals, "goals", lambda _: [missed, missed._replace(bar=1.0)])
+    rows = goals.table(dict).splitlines()[2:]
+    assert rows == [
+        "| speed | ≥ 2.00 | 1.00 | **no** |",
+        "| speed | ≥ 1.00 | 1.00 | yes |",
+    ]
+
+
+def test_the_budget_of_pong_adds_up(docs_script):
+    def document(**means):
+        return {"phases": {name: {"mean": mean} for name, mean in means.items()}}
+
+    acktr = document(curvature=40.0, inverses=8.0, step=23.0, total=0.0)
+    a2c = document(step=3.0, total=92.0)
+    table = docs_script("make_performance").pong_budget.table(acktr, a2c)
+    for row in [
+        "| what its step takes longer | 20.0 |",
+        "| together | 68.0 |",
+        "| allowed, for 0.92 of A2C's speed | 8.0 |",
+        "| as they are | 0.57 |",  # 92 / 160
+        "| half as often | 0.68 |",  # 92 / 136
+        "| a quarter as often | 0.74 |",  # 92 / 124
+    ]:
+        assert row in table
+
+
 def test_the_page_of_settings_has_the_tables_of_the_measurements(docs_script):
     make_settings = docs_script("make_kfac_settings")
     page = (make_settings.DOCS / "kfac_settings.md").read_text("utf-8")
