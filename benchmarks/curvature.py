@@ -129,7 +129,7 @@ def work_of(block: Block, inputs: tf.Tensor, gradients: tf.Tensor) -> dict[str, 
 def moment_of_inputs(
     layer: Any, inputs: tf.Tensor, gradients: tf.Tensor
 ) -> tuple[float, float]:
-    """Products of numbers that A takes, and numbers that are written before.
+    """Products of numbers that A takes, and numbers that are written before, at least.
 
     A convolution writes its patches, without the bias's ones; or, if these overlap, the
     strips they are made of, of which fewer are multiplied. See `kfac.overlap`.

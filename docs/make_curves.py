@@ -48,6 +48,7 @@ class Suite(NamedTuple):
 
 SUITES = {
     "pong": Suite("PongNoFrameskip-v4", "atari.md", 18.0),
+    "pong_turns": Suite("Pong, layers take turns at being inverted", "atari.md", 18.0),
     "pong_period_8": Suite("Pong, factors every 8 updates", "atari.md", 18.0),
     "pong_period_2": Suite("Pong, factors every 2 updates", "atari.md", 18.0),
     "cartpole": Suite("CartPole-v1", "cartpole.md", 475.0),

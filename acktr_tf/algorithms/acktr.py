@@ -61,6 +61,8 @@ class ACKTR(Algorithm):
             inverse_update_period=config.inverse_update_period,
             conv_positions=config.conv_positions,
             patch_period=config.patch_period,
+            # Runs on Pong with turns ended lower: docs/atari.md.
+            stagger_inverses=False,
         )
         optimizer.attach(self._curved_network)
         return optimizer

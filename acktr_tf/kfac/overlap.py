@@ -9,6 +9,9 @@ import tensorflow as tf
 
 from acktr_tf.kfac.patches import pad, positions
 
+MOST_CELLS = 8
+"""Cells in a column of a patch; the operations in the graph grow with their cube."""
+
 
 class _Grid(NamedTuple):
     """A convolution along rows and columns; one along a single axis has one column.
@@ -28,8 +31,8 @@ def patches_overlap(inputs: tf.Tensor, layer: Any) -> bool:
     """Whether `second_moment` can be taken, and saves anything.
 
     That is so of up to two axes of known size, where the kernel is not dilated, is some
-    whole number of strides high and wide, more than one high, and has as many rows of
-    positions as it is strides high.
+    whole number of strides high and wide, from two to `MOST_CELLS` high, and has as
+    many rows of positions as it is strides high.
 
     Args:
       inputs: `[N, *space, channels]`.
@@ -42,7 +45,7 @@ def patches_overlap(inputs: tf.Tensor, layer: Any) -> bool:
     if any(size % stride for size, stride in pairs) or pairs[0][0] == pairs[0][1]:
         return False
     grid = _grid(inputs, layer)
-    return grid.outputs[0] >= grid.cells[0]
+    return grid.cells[0] <= min(MOST_CELLS, grid.outputs[0])
 
 
 def second_moment(inputs: tf.Tensor, layer: Any) -> tuple[tf.Tensor, tf.Tensor]:
@@ -102,8 +105,8 @@ def _grid(inputs: tf.Tensor, layer: Any) -> _Grid:
 def _strips(padded: tf.Tensor, grid: _Grid) -> tf.Tensor:
     """Strips at all rows, `[rows, N, columns, w]`.
 
-    Rows come first, so that a slice of them is not copied. Elements are in the order of
-    the cell, then of the row, column and channel in it.
+    Rows come first, so that a slice of them need not be copied. Elements are in the
+    order of the cell, then of the row, column and channel in it.
     """
     (high, wide), channels = grid.strides, padded.shape[-1]
     rows, columns = (

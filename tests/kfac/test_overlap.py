@@ -129,6 +129,9 @@ def overlaps(shape: tuple[int | None, ...], **arguments: Any) -> bool:
         ((None, 6, 6, 1), {"kernel_size": 3}, True),
         ((2, 8, 6, 1), {"kernel_size": (4, 3), "strides": (2, 3)}, True),
         ((2, 6, 1), {"kernel_size": 2}, True),
+        ((2, 20, 1), {"kernel_size": 8}, True),
+        # A graph of thousands of operations.
+        ((2, 20, 1), {"kernel_size": 9}, False),
         # Nothing overlaps along the first axis.
         ((2, 6, 6, 1), {"kernel_size": (1, 3)}, False),
         ((2, 6, 6, 1), {"kernel_size": 2, "strides": 2}, False),
