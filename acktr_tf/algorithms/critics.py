@@ -121,6 +121,7 @@ class GaussNewtonCritic(Critic):
             factor_update_period=1,
             patch_period=config.patch_period,
             inverse_update_period=config.inverse_update_period,
+            stagger_inverses=False,
             name="critic_kfac",
         )
         self.optimizer.attach(policy.value_network)

@@ -93,6 +93,7 @@ def test_an_update_equals_the_optimizer_used_by_hand() -> None:
         factor_decay=config.factor_decay,
         factor_update_period=config.factor_update_period,
         inverse_update_period=config.inverse_update_period,
+        stagger_inverses=False,
     )
     optimizer.attach(twin.network)
     for index in range(4):

@@ -75,6 +75,7 @@ def test_an_update_equals_both_optimizers_used_by_hand() -> None:
         factor_decay=config.factor_decay,
         factor_update_period=config.factor_update_period,
         inverse_update_period=config.inverse_update_period,
+        stagger_inverses=False,
     )
     actor.attach(twin.policy_network)
     critic = KFAC(
@@ -85,6 +86,7 @@ def test_an_update_equals_both_optimizers_used_by_hand() -> None:
         factor_decay=config.critic_factor_decay,
         factor_update_period=1,
         inverse_update_period=config.inverse_update_period,
+        stagger_inverses=False,
     )
     critic.attach(twin.value_network)
     for index in range(4):
