@@ -33,6 +33,7 @@ EVERY_SEED = "Every seed"
 EXCERPTS = {
     "classic": Excerpt("classic.md", (EVERY_SEED, "All tasks together")),
     "critic_norm": Excerpt("mujoco.md", (EVERY_SEED,)),
+    "batch_size": Excerpt("mujoco.md", (EVERY_SEED,)),
 }
 
 
