@@ -1,6 +1,6 @@
 """Second moments of overlapping patches beside loops over patches in float64."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import hypothesis
 import keras
@@ -8,43 +8,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from hypothesis import strategies as st
-from oracles import kfac as oracle
 
 from acktr_tf.kfac import factors
 from acktr_tf.kfac.capture import Call
 from acktr_tf.kfac.overlap import patches_overlap, second_moment
 from kfac import twins
 
-LAYERS = {1: keras.layers.Conv1D, 2: keras.layers.Conv2D, 3: keras.layers.Conv3D}
-
-
-def rows_of(x: np.ndarray, layer: keras.layers.Layer) -> np.ndarray:
-    """All patches, `[N·T, n]` in float64."""
-    patches = oracle.patches(
-        np.float64(x),
-        layer.kernel_size,
-        layer.strides,
-        layer.padding,
-        layer.dilation_rate,
-    )
-    return patches.reshape(-1, patches.shape[-1])
-
-
-class Case(NamedTuple):
-    """Arguments of a convolution whose patches overlap, and the shape of inputs."""
-
-    arguments: dict[str, Any]
-    shape: tuple[int, ...]
-
-    def make(self) -> tuple[keras.layers.Layer, np.ndarray]:
-        """It, built, and inputs."""
-        layer = LAYERS[len(self.shape) - 2](2, **self.arguments)
-        layer.build(self.shape)
-        return layer, twins.inputs(*self.shape)
-
 
 @st.composite
-def overlapping(draw) -> Case:
+def overlapping(draw) -> twins.Convolution:
     """Some with rows and columns that no position sees."""
     axes = draw(st.integers(1, 2))
     strides = draw(st.tuples(*[st.integers(1, 3)] * axes))
@@ -62,7 +34,8 @@ def overlapping(draw) -> Case:
         "padding": padding,
         "use_bias": draw(st.booleans()),
     }
-    return Case(arguments, (draw(st.integers(1, 3)), *size, draw(st.integers(1, 3))))
+    shape = (draw(st.integers(1, 3)), *size, draw(st.integers(1, 3)))
+    return twins.Convolution(arguments, shape)
 
 
 @hypothesis.given(case=overlapping())
@@ -70,7 +43,8 @@ def overlapping(draw) -> Case:
 def test_the_second_moment_is_that_of_all_patches(case):
     layer, x = case.make()
     assert patches_overlap(tf.constant(x), layer)
-    rows = rows_of(x, layer)
+    patches = twins.exact_patches(x, layer)
+    rows = patches.reshape(-1, patches.shape[-1])
 
     moment, sums = second_moment(tf.constant(x), layer)
 
@@ -117,7 +91,7 @@ def test_what_is_not_finite_is_seen():
 
 
 def overlaps(shape: tuple[int | None, ...], **arguments: Any) -> bool:
-    layer = LAYERS[len(shape) - 2](1, **arguments)
+    layer = twins.CONVOLUTIONS[len(shape) - 2](1, **arguments)
     layer.build(shape)
     return patches_overlap(keras.Input(shape[1:]), layer)
 

@@ -2,7 +2,6 @@
 
 import itertools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
 
 import hypothesis
 import keras
@@ -19,35 +18,9 @@ from acktr_tf.kfac.inverses import EKFACInverse
 from acktr_tf.kfac.patches import extract_patches, patch_bytes, positions
 from kfac import twins
 
-LAYERS = {1: keras.layers.Conv1D, 2: keras.layers.Conv2D, 3: keras.layers.Conv3D}
-
-
-def exact_patches(x: np.ndarray, layer: keras.layers.Layer) -> np.ndarray:
-    return oracle.patches(
-        np.float64(x),
-        layer.kernel_size,
-        layer.strides,
-        layer.padding,
-        layer.dilation_rate,
-    )
-
-
-class Case(NamedTuple):
-    """A convolution, and the shape of inputs with room for its kernel."""
-
-    axes: int
-    arguments: dict[str, Any]
-    shape: tuple[int, ...]
-
-    def make(self) -> tuple[keras.layers.Layer, np.ndarray]:
-        """It, built, and inputs."""
-        layer = LAYERS[self.axes](2, **self.arguments)
-        layer.build(self.shape)
-        return layer, twins.inputs(*self.shape)
-
 
 @st.composite
-def convolutions(draw) -> Case:
+def convolutions(draw) -> twins.Convolution:
     """Any of one to three axes."""
     axes = draw(st.integers(1, 3))
     paddings = ["valid", "same", *(["causal"] if axes == 1 else [])]
@@ -64,7 +37,7 @@ def convolutions(draw) -> Case:
         "padding": draw(st.sampled_from(paddings)),
         "dilation_rate": dilation,
     }
-    return Case(axes, arguments, (2, *size, draw(st.integers(1, 2))))
+    return twins.Convolution(arguments, (2, *size, draw(st.integers(1, 2))))
 
 
 def offsets_of(number: int, every: int, axes: int) -> tuple[int, ...]:
@@ -85,7 +58,7 @@ def subset(patches: np.ndarray, every: int, offsets: Sequence[int]) -> np.ndarra
 @hypothesis.settings(max_examples=40)
 def test_patches_are_what_each_position_sees(case):
     layer, x = case.make()
-    expected = exact_patches(x, layer)
+    expected = twins.exact_patches(x, layer)
     # The loops are right: they reproduce Keras' own convolution. In float64, because
     # oneDNN, of TensorFlow 2.21 in float32, leaves positions of one channel out where
     # strides differ.
@@ -108,7 +81,7 @@ def test_patches_are_what_each_position_sees(case):
 def test_patches_of_some_positions_are_a_subset_of_all(case, every, offset):
     layer, x = case.make()
     offsets = offsets_of(offset, every, x.ndim - 2)
-    expected = subset(exact_patches(x, layer), every, offsets)
+    expected = subset(twins.exact_patches(x, layer), every, offsets)
 
     found = extract_patches(tf.constant(x), layer, every, offset)
 
@@ -139,13 +112,13 @@ def test_the_offset_may_be_a_tensor_and_sizes_unknown():
         return extract_patches(x, layer, 2, offset)
 
     for number in range(4):
-        expected = subset(exact_patches(x, layer), 2, offsets_of(number, 2, 2))
+        expected = subset(twins.exact_patches(x, layer), 2, offsets_of(number, 2, 2))
         np.testing.assert_array_equal(graph(x, number), expected)
 
 
 @pytest.mark.parametrize("axes", [1, 2, 3])
 def test_a_cycle_of_offsets_sees_every_position_once(axes):
-    layer = LAYERS[axes](1, 1)
+    layer = twins.CONVOLUTIONS[axes](1, 1)
     size = (4, 5, 3)[:axes]
     x = np.arange(np.prod(size), dtype=np.float32).reshape(1, *size, 1)
     layer.build(x.shape)
@@ -200,7 +173,7 @@ def test_the_mean_over_a_cycle_of_offsets_is_the_factor_of_all_positions(
     size, positions
 ):
     every, axes = 2, len(size)
-    model = conv_model(LAYERS[axes](2, 3, padding="same"), (*size, 2))
+    model = conv_model(twins.CONVOLUTIONS[axes](2, 3, padding="same"), (*size, 2))
     x = twins.inputs(3, *size, 2)
     whole = factors_after(model, x, conv_positions=positions).factors()
 
@@ -212,7 +185,7 @@ def test_the_mean_over_a_cycle_of_offsets_is_the_factor_of_all_positions(
     ]
 
     twins.assert_close(np.mean([a for a, _ in found], axis=0), whole.a.numpy(), 1e-6)
-    rows = exact_patches(x, model.layers[1]).reshape(3, -1, 2 * 3**axes)
+    rows = twins.exact_patches(x, model.layers[1]).reshape(3, -1, 2 * 3**axes)
     ones = np.ones((*rows.shape[:2], 1))
     twins.assert_close(
         whole.a, oracle.factor_a(np.concatenate([rows, ones], axis=2)), 1e-6

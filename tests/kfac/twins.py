@@ -2,10 +2,12 @@
 
 import itertools
 from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
+from oracles import kfac as oracle
 from oracles.networks import Conv, Dense, Layer, Network
 
 from acktr_tf.kfac import KFAC, CurvatureTape
@@ -90,6 +92,34 @@ def inputs(*shape: int, seed: int = 1) -> np.ndarray:
 # Single examples ------------------------------------------------------------------
 LogLikelihood = Callable[[list[tf.Tensor]], tf.Tensor]
 """The outputs of a model → `[N]`, in the outputs' precision."""
+
+
+CONVOLUTIONS = {1: keras.layers.Conv1D, 2: keras.layers.Conv2D, 3: keras.layers.Conv3D}
+"""By their axes."""
+
+
+class Convolution(NamedTuple):
+    """Arguments of a convolution, and the shape of inputs with room for its kernel."""
+
+    arguments: dict[str, Any]
+    shape: tuple[int, ...]
+
+    def make(self) -> tuple[keras.layers.Layer, np.ndarray]:
+        """It, built, and inputs."""
+        layer = CONVOLUTIONS[len(self.shape) - 2](2, **self.arguments)
+        layer.build(self.shape)
+        return layer, inputs(*self.shape)
+
+
+def exact_patches(x: np.ndarray, layer: keras.layers.Layer) -> np.ndarray:
+    """What each position of a convolution sees, in float64."""
+    return oracle.patches(
+        np.float64(x),
+        layer.kernel_size,
+        layer.strides,
+        layer.padding,
+        layer.dilation_rate,
+    )
 
 
 def in_float64(model: keras.Model) -> keras.Model:
