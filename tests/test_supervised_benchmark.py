@@ -179,8 +179,11 @@ def made(part, monkeypatch):
     def make(self, job, path):
         calls.append(job)
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Least at a learning rate of 0.1.
-        loss = 0.1 + abs(np.log10(job.settings["learning_rate"] / 0.1))
+        # Least at a learning rate of 0.1; or a radius of 0.05 and a damping of 3e-5.
+        best = {"kl_radius": 0.05, "damping": 3e-5}
+        if job.optimizer != "K-FAC":
+            best = {"learning_rate": 0.1}
+        loss = 0.1 + sum(abs(np.log10(job.settings[n] / best[n])) for n in best)
         record = {
             **job._asdict(),
             "machine": {"processor": "P", "cores": 1},
@@ -225,6 +228,20 @@ def test_trials_go_on_beyond_an_edge_and_none_is_run_without(part, made, tmp_pat
     assert rates[4:] == [0.1, 0.3]
 
 
+@pytest.mark.parametrize(
+    ("problem", "flags", "expected"),
+    [
+        ("curves", [], {"Adam": 6000, "K-FAC": 1200}),
+        ("digits", ["--updates=20"], {"Adam": 20, "K-FAC": 10}),
+        ("digits", ["--kfac_share=0.3"], {"Adam": 1000, "K-FAC": 300}),
+    ],
+)
+def test_kfac_gets_the_updates_its_bar_allows(part, problem, flags, expected, tmp_path):
+    run = part("run")
+    plan = run.Plan(run.parser().parse_args([*flags, f"--directory={tmp_path}"]))
+    assert {name: plan.updates(problem, name) for name in expected} == expected
+
+
 def test_a_tiny_run_is_made_by_a_process_and_resumes(part, monkeypatch, tmp_path):
     run, problems = part("run"), part("problems")
     data = part("data")
@@ -267,6 +284,33 @@ def test_there_is_a_point_beyond_an_edge_only(part):
         **centre,
         "damping": -10,
     }
+
+
+def test_the_best_of_both_settings_of_a_cross_is_tried_once(part):
+    optimizers = part("optimizers")
+    centre = {"kl_radius": -4, "damping": -6}
+    tried = optimizers.cross(centre, {"kl_radius": 1, "damping": 2})
+    corner = {"kl_radius": -3, "damping": -8}
+    # The smaller damping is better than the centre, and the larger radius is best.
+    losses = [3.0, None, 1.0, 2.0, 4.0]
+    assert optimizers.corner(tried, losses, centre) == corner
+    assert optimizers.corner([*tried, corner], [*losses, 0.5], centre) is None
+    # A better radius still, next to that: another corner.
+    wider = {**centre, "kl_radius": -2}
+    tried, losses = [*tried, corner, wider], [*losses, 9.0, 0.5]
+    assert optimizers.corner(tried, losses, centre) == {**corner, "kl_radius": -2}
+    # If one of them is the centre's, both together are there.
+    assert optimizers.corner(tried[:5], [3.0, 4.0, 2.0, 5.0, 5.0], centre) is None
+    line = optimizers.line("learning_rate", 0)
+    assert optimizers.corner(line, [3.0, 1.0, 2.0, 5.0, 5.0], line[0]) is None
+
+
+def test_kfacs_corner_comes_before_what_is_beyond_an_edge(part, made, tmp_path):
+    flags = ["--problems=digits", "--optimizers=K-FAC", "--stage=tune"]
+    part("run").main([*flags, f"--directory={tmp_path}", f"--data={tmp_path}"])
+    found = [(job.settings["kl_radius"], job.settings["damping"]) for job in made]
+    # The fixture's loss is least at a radius of 0.05 and a damping of 3e-5.
+    assert found[5:] == [(0.03, 0.0003), (0.3, 0.0003), (0.03, 0.00003)]
 
 
 def test_every_optimizer_has_as_many_trials(part):

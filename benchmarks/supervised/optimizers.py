@@ -142,6 +142,25 @@ def beyond(tried: Sequence[Point], best: Point) -> Point | None:
     return None
 
 
+def corner(
+    tried: Sequence[Point], losses: Sequence[float | None], centre: Point
+) -> Point | None:
+    """The best value of each setting of a cross, together; None if that was tried.
+
+    Args:
+      tried: All points so far. Those that differ from the centre in one setting say
+        what is best of that.
+      losses: At which each ended.
+      centre: Of the cross.
+    """
+    found = dict(centre)
+    for name in centre:
+        rest = {other: place for other, place in centre.items() if other != name}
+        arm = [n for n, each in enumerate(tried) if rest.items() <= each.items()]
+        found[name] = tried[arm[best_of([losses[n] for n in arm])]][name]
+    return None if found in tried else found
+
+
 def best_of(losses: Sequence[float | None]) -> int:
     """Which trial ended with the least loss; None is that of one that diverged."""
     return min(

@@ -2,19 +2,21 @@
 
     python benchmarks/supervised/run.py [--problems=curves,frames,games,resnet,digits] \
         [--optimizers=SGD,Adam,Muon,K-FAC] [--stage=tune,run,report] [--updates=N] \
-        [--kfac_share=0.5] [--trial_share=0.5] [--seeds=0,1,2] [--jobs=1] \
+        [--kfac_share=S] [--trial_share=0.5] [--seeds=0,1,2] [--jobs=1] \
         [--directory=runs/supervised] [--data=runs/supervised/data] [--docs=docs]
 
 `tune` makes five short trials of each optimizer on each problem, with a seed of their
-own, and up to three more while the best is at the edge of those tried. `run` trains
+own, and up to three more: where two settings are tuned, the best values of both
+together; and while the best is at the edge of those tried, one beyond it. `run` trains
 with the settings of the best, three seeds. `report` writes what there is into --docs:
 data/supervised, images, and the tables of supervised.md. Each trial and each run is a
 process of its own that leaves a record in DIRECTORY/PROBLEM/OPTIMIZER; one that is
 there is never made again, so that the same command continues what was stopped.
 
---updates replaces the number of each problem. K-FAC gets --kfac_share of it, a trial
---trial_share of a run. All learning rates fall linearly to zero over the run. Times are
-only worth something with --jobs=1, on a machine that does nothing else.
+--updates replaces the number of each problem. K-FAC gets --kfac_share of it: if that is
+not given, as many as the problem's bar allows it. A trial gets --trial_share of a run.
+All learning rates fall linearly to zero over the run. Times are only worth something
+with --jobs=1, on a machine that does nothing else.
 """
 
 import argparse
@@ -72,7 +74,9 @@ class Plan:
     def updates(self, problem: str, optimizer: str) -> int:
         """Of a run."""
         updates = self._arguments.updates or PROBLEMS[problem].updates
-        share = self._arguments.kfac_share if optimizer == optimizers.KFAC else 1.0
+        if optimizer != optimizers.KFAC:
+            return updates
+        share = self._arguments.kfac_share or PROBLEMS[problem].updates_bar
         return max(1, round(share * updates))
 
     # Trials ---------------------------------------------------------------------
@@ -94,8 +98,10 @@ class Plan:
                 if record is None:
                     return Tuning(records, None)
                 records.append(record)
-            best = optimizers.best_of([results.final_loss(each) for each in records])
-            further = optimizers.beyond(points, points[best])
+            losses = [results.final_loss(each) for each in records]
+            best = optimizers.best_of(losses)
+            further = optimizers.corner(points, losses, points[0])
+            further = further or optimizers.beyond(points, points[best])
             if further is None or len(points) == most:
                 return Tuning(records, records[best]["settings"])
             points.append(further)
@@ -227,7 +233,7 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument("--optimizers", type=names(every), default=every)
     flags.add_argument("--stage", type=names(STAGES), default=list(STAGES))
     flags.add_argument("--updates", type=int)
-    flags.add_argument("--kfac_share", type=float, default=0.5)
+    flags.add_argument("--kfac_share", type=float)
     flags.add_argument("--trial_share", type=float, default=0.5)
     flags.add_argument(
         "--seeds",
