@@ -17,7 +17,7 @@ import json
 import tarfile
 from pathlib import Path
 
-from acktr_tf.jobs import FINISHED, OUTCOME, RUN, SCORES, read_outcome
+from acktr_tf.jobs import FINISHED, OUTCOME, RUN, SCORES, read_outcome, write_file
 from acktr_tf.metrics import EPISODES_FILE, PROGRESS_FILE
 
 COLUMNS = ("step", "episode_return")
@@ -80,8 +80,20 @@ def unpack(file: Path, directory: Path) -> int:
         new = [run for run in runs if not (directory / run / OUTCOME).exists()]
         for member in members:
             if any(Path(member.name).is_relative_to(run) for run in new):
-                archive.extract(member, directory, filter="data")
+                content = archive.extractfile(member)
+                if content is None or not _is_inside(Path(member.name)):
+                    raise SystemExit(
+                        f"{file} is not of this script's making: it has {member.name}."
+                    )
+                path = directory / member.name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_file(path, content.read())
     return len(new)
+
+
+def _is_inside(path: Path) -> bool:
+    """Whether it stays in the directory to which it is relative."""
+    return not path.is_absolute() and ".." not in path.parts
 
 
 def main() -> None:

@@ -130,6 +130,9 @@ def test_bad_input_is_one_line(flags, status, message, runs, capsys, monkeypatch
     assert message in err
 
 
+# imageio-ffmpeg leaves its pipes open where ffmpeg ended by itself before the film
+# is closed, as it may after the last picture.
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
 def test_the_video_shows_game_0_whole(breakout, tmp_path, capsys):
     pytest.importorskip("imageio_ffmpeg")
     from imageio import v2 as imageio

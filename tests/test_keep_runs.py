@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +78,20 @@ def test_a_run_that_is_there_is_left_alone(keep_runs, tmp_path):
     scores.write_text("{}")
     assert keep_runs.unpack(tmp_path / "kept.tar.xz", tmp_path / "runs") == 0
     assert scores.read_text() == "{}"
+
+
+@pytest.mark.parametrize("name", ["A/0/../../../out", "A/0/folder"])
+def test_a_file_of_something_else_is_refused(keep_runs, tmp_path, name):
+    kept = tmp_path / "kept.tar.xz"
+    with tarfile.open(kept, "w:xz") as archive:
+        archive.addfile(tarfile.TarInfo("A/0/outcome.json"))
+        member = tarfile.TarInfo(name)
+        if name.endswith("folder"):
+            member.type = tarfile.DIRTYPE
+        archive.addfile(member)
+    with pytest.raises(SystemExit, match="not of this script's making"):
+        keep_runs.unpack(kept, tmp_path / "deep" / "runs")
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_same_runs_make_the_same_file(keep_runs, tmp_path):
