@@ -78,7 +78,8 @@ def unpack(file: Path, directory: Path) -> int:
             if Path(member.name).name == OUTCOME
         ]
         new = [run for run in runs if not (directory / run / OUTCOME).exists()]
-        for member in members:
+        # How it ended comes last: a run that is not there whole must not count.
+        for member in sorted(members, key=lambda each: each.name.endswith(OUTCOME)):
             if any(Path(member.name).is_relative_to(run) for run in new):
                 content = archive.extractfile(member)
                 if content is None or not _is_inside(Path(member.name)):

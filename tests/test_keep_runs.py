@@ -92,6 +92,8 @@ def test_a_file_of_something_else_is_refused(keep_runs, tmp_path, name):
     with pytest.raises(SystemExit, match="not of this script's making"):
         keep_runs.unpack(kept, tmp_path / "deep" / "runs")
     assert not (tmp_path / "out").exists()
+    # What is there counts as no run.
+    assert not list(tmp_path.rglob("outcome.json"))
 
 
 def test_the_same_runs_make_the_same_file(keep_runs, tmp_path):
