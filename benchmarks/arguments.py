@@ -1,7 +1,11 @@
 """Flags that benchmarks have in common."""
 
 import argparse
+import math
 from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+Number = TypeVar("Number", int, float)
 
 
 def names(known: Iterable[str], separator: str = ",") -> Callable[[str], list[str]]:
@@ -17,4 +21,17 @@ def names(known: Iterable[str], separator: str = ",") -> Callable[[str], list[st
             )
         return received
 
+    return parse
+
+
+def positive(kind: Callable[[str], Number]) -> Callable[[str], Number]:
+    """A type of argparse: a number above 0, by `int` or `float`."""
+
+    def parse(text: str) -> Number:
+        number = kind(text)
+        if not 0 < number < math.inf:
+            raise argparse.ArgumentTypeError(f"must be above 0. Received: {text}")
+        return number
+
+    parse.__name__ = getattr(kind, "__name__", "number")
     return parse

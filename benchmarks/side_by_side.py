@@ -20,6 +20,8 @@ import sys
 import time
 from pathlib import Path
 
+from arguments import positive
+
 from acktr_tf.benchmark import all_jobs
 from acktr_tf.flags import config_from
 from acktr_tf.jobs import FINISHED, Job, child_environment, read_outcome
@@ -89,8 +91,8 @@ def main() -> None:
     parser.add_argument("--directory", type=Path, required=True)
     parser.add_argument("--python", default=sys.executable)
     parser.add_argument("--first_seed", type=int, default=10)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--seeds", type=positive(int), default=3)
+    parser.add_argument("--jobs", type=positive(int), default=2)
     arguments = parser.parse_args()
     suite = read_suite(find_suite(arguments.suite))
     seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)

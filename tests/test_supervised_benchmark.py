@@ -242,6 +242,24 @@ def test_kfac_gets_the_updates_its_bar_allows(part, problem, flags, expected, tm
     assert {name: plan.updates(problem, name) for name in expected} == expected
 
 
+@pytest.mark.parametrize(
+    "flag",
+    [
+        "--updates=0",
+        "--kfac_share=0",
+        "--trial_share=-1",
+        "--trial_share=nan",
+        "--jobs=0",
+    ],
+)
+def test_numbers_that_would_mean_nothing_are_refused(part, flag, capsys):
+    with pytest.raises(SystemExit):
+        part("run").parser().parse_args([flag])
+    name, _, received = flag.partition("=")
+    message = f"argument {name}: must be above 0. Received: {received}"
+    assert message in capsys.readouterr().err
+
+
 def test_a_tiny_run_is_made_by_a_process_and_resumes(part, monkeypatch, tmp_path):
     run, problems = part("run"), part("problems")
     data = part("data")

@@ -33,7 +33,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "docs"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from arguments import names
+from arguments import names, positive
 
 from acktr_tf.jobs import child_environment, write_file
 from supervised import optimizers, results
@@ -232,15 +232,15 @@ def parser() -> argparse.ArgumentParser:
     every = list(optimizers.OPTIMIZERS)
     flags.add_argument("--optimizers", type=names(every), default=every)
     flags.add_argument("--stage", type=names(STAGES), default=list(STAGES))
-    flags.add_argument("--updates", type=int)
-    flags.add_argument("--kfac_share", type=float)
-    flags.add_argument("--trial_share", type=float, default=0.5)
+    flags.add_argument("--updates", type=positive(int))
+    flags.add_argument("--kfac_share", type=positive(float))
+    flags.add_argument("--trial_share", type=positive(float), default=0.5)
     flags.add_argument(
         "--seeds",
         type=lambda text: [int(n) for n in text.split(",")],
         default=[0, 1, 2],
     )
-    flags.add_argument("--jobs", type=int, default=1)
+    flags.add_argument("--jobs", type=positive(int), default=1)
     flags.add_argument("--directory", type=Path, default=Path("runs/supervised"))
     flags.add_argument("--data", type=Path, default=Path("runs/supervised/data"))
     flags.add_argument("--docs", type=Path, default=HERE.parents[1] / "docs")
