@@ -82,7 +82,7 @@ MUTATIONS = [
         "kfac/likelihoods.py",
         "scale = tf.sqrt(part.weight * weights[name])",
         "scale = part.weight * tf.sqrt(weights[name])",
-        "tests/kfac/test_likelihoods.py",
+        "tests/kfac/test_model_likelihoods.py",
     ),
     # Factors.
     Mutation(
