@@ -35,3 +35,16 @@ def positive(kind: Callable[[str], Number]) -> Callable[[str], Number]:
 
     parse.__name__ = getattr(kind, "__name__", "number")
     return parse
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """A type of argparse: an integer that is not less."""
+
+    def integer(text: str) -> int:
+        if (number := int(text)) < least:
+            raise argparse.ArgumentTypeError(
+                f"must be at least {least}. Received: {text}"
+            )
+        return number
+
+    return integer

@@ -3,8 +3,8 @@
     python benchmarks/gradient_noise.py RUN_DIR [--batches=48]
 
 The policy of a run's newest checkpoint plays, without learning, and each rollout gives
-a gradient g_k of the policy's loss (and of the value's). With F the run's own damped
-factors,
+a gradient g_k of the policy's loss (and of the value's, where they share an
+optimizer). With F the run's own damped factors,
 
     total  = mean_k ⟨g_k, F⁻¹ g_k⟩             what a trust region bounds
     signal = mean_{j≠k} ⟨g_j, F⁻¹ g_k⟩         its part that all batches share
@@ -14,128 +14,142 @@ known; at a given radius a step improves the loss by about signal / sqrt(total).
 """
 
 import argparse
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from acktr_tf.backend import load_tensorflow
+import numpy as np
+import tensorflow as tf
+from arguments import at_least
+from resumed import Resumed, resume
+
+from acktr_tf.algorithms import Batch, make_batch
+from acktr_tf.algorithms.acktr import ACKTR
+from acktr_tf.environments.base import Array
+from acktr_tf.errors import UserError
+from acktr_tf.kfac import KFAC
+from acktr_tf.kfac.blocks import Block
 
 DAMPINGS = (0.0005, 0.005, 0.05)
 LAMBDAS = (1.0, 0.95, 0.9, 0.8)
-BURN_IN = 60  # Rollouts, so that the games are no longer in step.
+
+Matrices = list[Array]
+"""A gradient, as one matrix a block."""
 
 
-def main() -> None:
+def losses_of(run: Resumed) -> tuple[str, ...]:
+    """Those whose gradients the optimizer is given."""
+    return ("policy",) if run.config.critic == "separate" else ("policy", "value")
+
+
+def gradients(run: Resumed, optimizer: KFAC, batches: list[Batch]) -> list[Matrices]:
+    """Of each batch each loss'; the batches differ in advantages and targets."""
+    blocks = optimizer.blocks
+    weights = [variable for block in blocks for variable in block.variables]
+    found = []
+    for batch in batches:
+        with tf.GradientTape(persistent=True) as tape:
+            distribution, value = run.policy.evaluate(tf.constant(batch.observation))
+            log_prob = distribution.log_prob(tf.constant(batch.action))
+            losses = {
+                "policy": -tf.reduce_mean(batch.advantage * log_prob),
+                "value": 0.5
+                * run.config.value_cost
+                * tf.reduce_mean(tf.square(value - batch.target)),
+            }
+        for name in losses_of(run):
+            values = tape.gradient(
+                losses[name],
+                [weight.value for weight in weights],
+                unconnected_gradients=tf.UnconnectedGradients.ZERO,
+            )
+            of = {id(w): g for w, g in zip(weights, values, strict=True)}
+            found.append(
+                [b.to_matrix([of[id(v)] for v in b.variables]).numpy() for b in blocks]
+            )
+    return found
+
+
+def inverse_of(block: Block, damping: float) -> tuple[Array, Array]:
+    """A⁻¹ and G⁻¹, damped."""
+    a, g = block.factors()
+    # Then whether they succeeded, and failures.
+    inverse_a, inverse_g, *_ = block.solve(a.numpy(), g.numpy(), damping)
+    return inverse_a, inverse_g
+
+
+def products(
+    samples: Sequence[Matrices], inverses: Sequence[tuple[Array, Array]]
+) -> Array:
+    """⟨g_j, F⁻¹ g_k⟩ of all pairs, `[K, K]`, with A⁻¹ and G⁻¹ of each block."""
+    found = np.zeros((len(samples), len(samples)))
+    for block, (inverse_a, inverse_g) in enumerate(inverses):
+        mine = [sample[block] for sample in samples]
+        left = np.stack([np.ravel(g) for g in mine])
+        found += left @ np.stack([np.ravel(inverse_a @ g @ inverse_g) for g in mine]).T
+    return found
+
+
+def signal_and_total(pairs: Array) -> tuple[float, float]:
+    """The mean of the pairs of different batches, and that of each with itself."""
+    count, own = len(pairs), float(np.trace(pairs))
+    return (float(pairs.sum()) - own) / (count * (count - 1)), own / count
+
+
+def table(run: Resumed, batches: int) -> Iterator[str]:
+    """Rows.
+
+    Raises:
+      UserError: The run is not ACKTR's.
+    """
+    config = run.config
+    if not isinstance(run.algorithm, ACKTR):
+        raise UserError("Only runs of ACKTR have a Fisher matrix.")
+    optimizer = run.algorithm.optimizer
+    # Of each rollout a gradient for each λ and loss.
+    samples = [
+        gradients(
+            run,
+            optimizer,
+            [
+                make_batch(rollout, config.discount, decay, config.value_target_lambda)
+                for decay in LAMBDAS
+            ],
+        )
+        for rollout in run.rollouts(batches)
+    ]
+    yield "| λ | damping | loss | signal | total | signal/total | signal/√total |"
+    yield "|---|---|---|---|---|---|---|"
+    for damping in DAMPINGS:
+        inverses = [inverse_of(block, damping) for block in optimizer.blocks]
+        rows = [(decay, loss) for decay in LAMBDAS for loss in losses_of(run)]
+        for i, (decay, loss) in enumerate(rows):
+            signal, total = signal_and_total(
+                products([sample[i] for sample in samples], inverses)
+            )
+            yield (
+                f"| {decay:g} | {damping:g} | {loss} | {signal:.2e} | {total:.2e} "
+                f"| {signal / total:.4f} | {signal / total**0.5:.4f} |"
+            )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
     """See the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run_dir", type=Path)
-    parser.add_argument("--batches", type=int, default=48)
-    arguments = parser.parse_args()
-    load_tensorflow()
-    import tensorflow as tf
-
-    from acktr_tf import checkpoint, run_directory
-    from acktr_tf.algorithms import make_algorithm, make_batch
-    from acktr_tf.environments import make_vector_env
-    from acktr_tf.policy import ActorCritic
-    from acktr_tf.rollout import Collector
-
-    config, _ = run_directory.read_config(arguments.run_dir)
-    environments = make_vector_env(config)
-    policy = ActorCritic(
-        config, environments.observation_space, environments.action_space
-    )
-    algorithm = make_algorithm(config, policy)
-    optimizer = algorithm.optimizer
-    saved = checkpoint.load(
-        checkpoint.latest(arguments.run_dir / run_directory.CHECKPOINTS)
-    )
-    for name, variables in [
-        ("policy", policy.variables),
-        ("algorithm", algorithm.variables),
-    ]:
-        checkpoint.assign_variables(name, variables, saved.arrays)
-    collector = Collector(
-        policy,
-        environments,
-        config.unroll_length,
-        config.seed + 1,
-        environments.reset(),
-    )
-    weights = policy.network.trainable_variables
-
-    @tf.function
-    def gradients(observation, action, advantages, targets):
-        """Of the policy's and of the value's loss, for each λ."""
-        with tf.GradientTape(persistent=True) as tape:
-            distribution, value = policy.evaluate(observation)
-            log_prob = distribution.log_prob(action)
-            losses = [
-                loss
-                for advantage, target in zip(advantages, targets, strict=True)
-                for loss in (
-                    -tf.reduce_mean(advantage * log_prob),
-                    0.5 * config.value_cost * tf.reduce_mean((value - target) ** 2),
-                )
-            ]
-        none = tf.UnconnectedGradients.ZERO
-        values = [weight.value for weight in weights]
-        return [tape.gradient(x, values, unconnected_gradients=none) for x in losses]
-
-    step, samples = saved.step, []
-    for index in range(BURN_IN + arguments.batches):
-        rollout = collector.collect(step).rollout
-        step += config.batch_size
-        if index < BURN_IN:
-            continue
-        batches = [make_batch(rollout, config.discount, x) for x in LAMBDAS]
-        by_loss = gradients(
-            *(tf.constant(column) for column in batches[0][:2]),
-            [tf.constant(batch.advantage) for batch in batches],
-            [tf.constant(batch.target) for batch in batches],
+    parser.add_argument("--batches", type=at_least(2), default=48)
+    arguments = parser.parse_args(argv)
+    try:
+        run = resume(arguments.run_dir)
+        print(
+            f"step {run.step}, {arguments.batches} batches of {run.config.batch_size}\n"
         )
-        samples.append(
-            [
-                [
-                    block.to_matrix([gradient_of[id(v)] for v in block.variables])
-                    for block in optimizer.blocks
-                ]
-                for gradient_of in (
-                    {id(v): g for v, g in zip(weights, one, strict=True)}
-                    for one in by_loss
-                )
-            ]
-        )
-
-    print(f"step {saved.step}, {arguments.batches} batches of {config.batch_size}\n")
-    print("| λ | damping | loss | signal | total | signal/total | signal/√total |")
-    print("|---|---|---|---|---|---|---|")
-    for damping in DAMPINGS:
-        # Of "cholesky": the two inverses, whether they succeeded, and failures.
-        inverses = [
-            block.solve(*(factor.numpy() for factor in block.factors()), damping)[:2]
-            for block in optimizer.blocks
-        ]
-        for i, gae_lambda in enumerate(LAMBDAS):
-            for j, loss in enumerate(("policy", "value")):
-                products = sum(
-                    _products([sample[2 * i + j][k] for sample in samples], *inverse)
-                    for k, inverse in enumerate(inverses)
-                )
-                count = len(samples)
-                total = np.trace(products) / count
-                signal = (products.sum() - np.trace(products)) / (count * (count - 1))
-                print(
-                    f"| {gae_lambda:g} | {damping:g} | {loss} | {signal:.2e} | "
-                    f"{total:.2e} | {signal / total:.4f} | {signal / total**0.5:.4f} |"
-                )
-
-
-def _products(gradients, inverse_a, inverse_g) -> np.ndarray:
-    """⟨g_j, F⁻¹ g_k⟩ of one block, for all pairs."""
-    left = np.stack([np.ravel(g) for g in gradients])
-    right = np.stack([np.ravel(inverse_a @ g @ inverse_g) for g in gradients])
-    return left @ right.T
+        for row in table(run, arguments.batches):
+            print(row, flush=True)
+    except UserError as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":

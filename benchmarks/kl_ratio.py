@@ -174,7 +174,9 @@ def nature_cnn_on_pong(config: Config, updates: int) -> Subject:
 def collect(collector: Collector, config: Config, index: int) -> Batch:
     """A batch of `N = T·B` rows, copied out of the collector."""
     rollout = collector.collect(index * config.batch_size).rollout
-    batch = make_batch(rollout, config.discount, config.gae_lambda)
+    batch = make_batch(
+        rollout, config.discount, config.gae_lambda, config.value_target_lambda
+    )
     return Batch(*(column.copy() for column in batch))
 
 
@@ -201,12 +203,12 @@ def stepped(
 
 def exact_kl(subject: Subject, scale: float) -> KL:
     """The KL between the network and the network after `scale` times the step."""
-    old_logits, old_value = (np.float64(x) for x in subject.forward())
+    old_logits, old_value = (x.numpy().astype(np.float64) for x in subject.forward())
     parts = [part for block in subject.blocks.values() for part in block]
     before = [variable.numpy() for variable, _ in parts]
     for variable, step in parts:
         variable.assign_sub(scale * step)
-    new_logits, new_value = (np.float64(x) for x in subject.forward())
+    new_logits, new_value = (x.numpy().astype(np.float64) for x in subject.forward())
     for (variable, _), old in zip(parts, before, strict=True):
         variable.assign(old)
     log_p, log_q = log_softmax(old_logits), log_softmax(new_logits)
@@ -231,7 +233,7 @@ def quadratic_kl(subject: Subject, names: Sequence[str]) -> KL:
         for output in (logits, value)
         for moved in [accumulator.jvp(output)]
     )
-    p = np.exp(log_softmax(np.float64(logits)))
+    p = np.exp(log_softmax(logits.numpy().astype(np.float64)))
     variance = (p * logits_v**2).sum(axis=1) - (p * logits_v).sum(axis=1) ** 2
     return KL(0.5 * float(variance.mean()), 0.5 * float((value_v**2).mean()))
 

@@ -41,6 +41,13 @@ def docs_script(monkeypatch):
     return importlib.import_module
 
 
+@pytest.fixture
+def benchmark_script(monkeypatch):
+    """Imports a script of benchmarks/ by its name, as `docs_script` does."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
+    return importlib.import_module
+
+
 @pytest.fixture(autouse=True)
 def seeds() -> None:
     """Global generators in a known state, whatever tests ran before."""

@@ -1,6 +1,5 @@
 """Finished runs, packed into a file and unpacked elsewhere."""
 
-import importlib
 import json
 import tarfile
 from pathlib import Path
@@ -13,9 +12,8 @@ from acktr_tf.report import read_run
 
 
 @pytest.fixture
-def keep_runs(monkeypatch):
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
-    return importlib.import_module("keep_runs")
+def keep_runs(benchmark_script):
+    return benchmark_script("keep_runs")
 
 
 def write_run(directory: Path, status: int | None = 0, scores: bool = True) -> None:

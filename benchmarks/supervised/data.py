@@ -4,7 +4,7 @@ Everything is made from a seed, and kept in a file once it is made.
 """
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -148,7 +148,9 @@ def _screens(game: str, seed: int) -> Iterator[np.ndarray]:
     emulator = ale_py.ALEInterface()
     emulator.setInt("random_seed", seed)
     emulator.setFloat("repeat_action_probability", 0.0)
-    emulator.loadROM(ale_py.roms.get_rom_path(game))
+    rom = ale_py.roms.get_rom_path(game)
+    assert rom is not None
+    emulator.loadROM(rom)
     actions = emulator.getMinimalActionSet()
     rng = np.random.default_rng(seed)
     while True:
@@ -211,7 +213,12 @@ def digits(training: int = 1_437, seed: int = 0) -> Data:
 
 
 # Files ------------------------------------------------------------------------------
-MAKERS = {"curves": curves, "frames": frames, "patches": patches, "digits": digits}
+MAKERS: dict[str, Callable[[], Data]] = {
+    "curves": curves,
+    "frames": frames,
+    "patches": patches,
+    "digits": digits,
+}
 
 
 def load(name: str, directory: Path) -> Data:

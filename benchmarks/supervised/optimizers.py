@@ -163,10 +163,8 @@ def corner(
 
 def best_of(losses: Sequence[float | None]) -> int:
     """Which trial ended with the least loss; None is that of one that diverged."""
-    return min(
-        range(len(losses)),
-        key=lambda trial: math.inf if losses[trial] is None else losses[trial],
-    )
+    known = [math.inf if loss is None else loss for loss in losses]
+    return known.index(min(known))
 
 
 class Search(NamedTuple):

@@ -1,0 +1,85 @@
+"""A training run, taken up again in memory: nothing is written."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from acktr_tf import checkpoint, run_directory
+from acktr_tf.algorithms import make_algorithm
+from acktr_tf.algorithms.base import Algorithm
+from acktr_tf.config import Config
+from acktr_tf.environments import make_vector_env
+from acktr_tf.environments.base import Array
+from acktr_tf.errors import UserError
+from acktr_tf.policy import ActorCritic
+from acktr_tf.rollout import Collector
+from acktr_tf.scales import Scales
+from acktr_tf.types import Rollout
+
+
+class Resumed(NamedTuple):
+    """A run as its newest checkpoint left it.
+
+    Attributes:
+      config: Its settings.
+      policy: What plays.
+      algorithm: What learns.
+      scales: Those of observations and rewards.
+      collector: Goes on where the run's environments were.
+      lengths: `[B]`, steps of the episodes under way there.
+      step: Agent steps of the run.
+      updates: Updates of the run.
+    """
+
+    config: Config
+    policy: ActorCritic
+    algorithm: Algorithm
+    scales: Scales
+    collector: Collector
+    lengths: Array
+    step: int
+    updates: int
+
+    def rollouts(self, count: int) -> Iterator[Rollout]:
+        """That many more, with rewards to learn from; arrays are used again."""
+        for index in range(count):
+            step = self.step + index * self.config.batch_size
+            yield self.scales.scaled(self.collector.collect(step).rollout)
+
+
+def resume(run_dir: Path) -> Resumed:
+    """The run in a directory.
+
+    Raises:
+      UserError: There is none, it has no checkpoint, or its checkpoint is damaged.
+    """
+    config, _ = run_directory.read_config(run_dir)
+    newest = checkpoint.latest(run_dir / run_directory.CHECKPOINTS)
+    if newest is None:
+        raise UserError(f"{run_dir} has no checkpoint.")
+    saved = checkpoint.load(newest)
+    environments = make_vector_env(config)
+    policy = ActorCritic(
+        config, environments.observation_space, environments.action_space
+    )
+    algorithm = make_algorithm(config, policy)
+    checkpoint.assign_variables("policy", policy.variables, saved.arrays)
+    checkpoint.assign_variables("algorithm", algorithm.variables, saved.arrays)
+    scales = Scales(config, policy)
+    scales.restore(checkpoint.below("scales", saved.arrays))
+    arrays = checkpoint.below("environments", saved.arrays)
+    observation, restarted = environments.restore(arrays, saved.state["environments"])
+    lengths = np.asarray(arrays["lengths"]).copy()
+    lengths[restarted] = 0
+    return Resumed(
+        config,
+        policy,
+        algorithm,
+        scales,
+        Collector(policy, environments, config.unroll_length, config.seed, observation),
+        lengths,
+        saved.step,
+        saved.state["updates"],
+    )
