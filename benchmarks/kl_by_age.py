@@ -1,21 +1,24 @@
 """How far steps move the policy in states early and late in an episode.
 
-    python benchmarks/kl_by_age.py RUN_DIR... [--updates=100]
+    python benchmarks/kl_by_age.py RUN_DIR... [--updates=100] [--json=FILE]
 
 Goes on with each run from its newest checkpoint, without writing to it, and takes the
 exact KL between the policies before and after each update in every state of its batch.
-Printed by the steps since the episode began: the share of all states; the mean KL of
-an update in them; the mean KL of the update that moved the policy most there; and the
-share of all falls (episodes that terminated) that were of that length.
+Printed by the steps since the episode began: the mean KL in nats and, in parentheses,
+that of the update that moved the policy most there; then the mean over all states, and
+the falls, which are episodes that terminated. The first line has the share of the
+states, over all runs.
 
 A trust region bounds the mean over all states. In states that are rare a step may be
 any number of times as long.
 """
 
 import argparse
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -56,16 +59,11 @@ def bins_of(found: Array) -> Array:
 
 
 class Tally:
-    """Sums over updates, by bin.
-
-    Attributes:
-      states: `[bins]`, how many there were.
-      falls: `[bins]`, episodes that terminated at that length.
-    """
+    """Sums over updates, by bin."""
 
     def __init__(self) -> None:
-        self.states = np.zeros(len(EDGES))
-        self.falls = np.zeros(len(EDGES))
+        self._states = np.zeros(len(EDGES))
+        self._falls = np.zeros(len(EDGES))
         self._kl = np.zeros(len(EDGES))
         self._most = np.zeros(len(EDGES))
 
@@ -74,31 +72,23 @@ class Tally:
         where = bins_of(age).ravel()
         count = np.bincount(where, minlength=len(EDGES))
         total = np.bincount(where, kl.ravel(), len(EDGES))
-        mean = total / np.maximum(count, 1)
-        self.states += count
+        self._states += count
         self._kl += total
-        self._most = np.maximum(self._most, mean)
-        self.falls += np.bincount(where[terminated.ravel()], minlength=len(EDGES))
+        self._most = np.maximum(self._most, total / np.maximum(count, 1))
+        self._falls += np.bincount(where[terminated.ravel()], minlength=len(EDGES))
 
-    def rows(self) -> list[str]:
-        """The table."""
-        lines = ["| steps since the start | states | mean KL | most | falls |"]
-        lines += ["|---|---:|---:|---:|---:|"]
-        falls = max(self.falls.sum(), 1)
-        for i, begin in enumerate(EDGES):
-            to = f"to {EDGES[i + 1] - 1}" if i + 1 < len(EDGES) else "on"
-            mean = self._kl[i] / max(self.states[i], 1)
-            lines.append(
-                f"| {begin} {to} | {self.states[i] / self.states.sum():.1%} "
-                f"| {mean:.4f} | {self._most[i]:.4f} | {self.falls[i] / falls:.0%} |"
-            )
-        mean = self._kl.sum() / self.states.sum()
-        lines.append(f"| all | 100.0% | {mean:.4f} | | {self.falls.sum():.0f} |")
-        return lines
+    def document(self) -> dict[str, Any]:
+        """Of each bin how many states and falls, and KLs in nats."""
+        return {
+            "states": self._states.tolist(),
+            "falls": self._falls.tolist(),
+            "mean_kl": (self._kl / np.maximum(self._states, 1)).tolist(),
+            "most": self._most.tolist(),
+        }
 
 
-def measure(run: Resumed, updates: int) -> Tally:
-    """Goes on with a run."""
+def measure(run: Resumed, updates: int) -> dict[str, Any]:
+    """Goes on with a run, and says what it was and what was found."""
     config, tally, lengths = run.config, Tally(), run.lengths
     for index, rollout in enumerate(run.rollouts(updates)):
         ended = rollout.terminated | rollout.truncated
@@ -113,7 +103,40 @@ def measure(run: Resumed, updates: int) -> Tally:
         kl = before.kl_divergence(after).numpy().reshape(ended.shape)
         run.scales.update(rollout)
         tally.add(age, kl, rollout.terminated)
-    return tally
+    return {
+        "env": config.env,
+        "seed": config.seed,
+        "kl_limit": config.kl_limit,
+        "step": run.step,
+        "updates": updates,
+        **tally.document(),
+    }
+
+
+def table(documents: Sequence[dict[str, Any]]) -> str:
+    """One row a run."""
+    last = len(EDGES) - 1
+    names = [
+        f"steps {begin} on" if i == last else f"steps {begin} to {EDGES[i + 1] - 1}"
+        for i, begin in enumerate(EDGES)
+    ]
+    states = np.sum([each["states"] for each in documents], axis=0)
+    lines = [
+        f"| run | {' | '.join(names)} | all | falls |",
+        f"|---|{'---:|' * len(EDGES)}---:|---:|",
+        f"| states | {' | '.join(f'{s:.1%}' for s in states / states.sum())} | | |",
+    ]
+    for each in documents:
+        cells = [
+            f"{mean:.4f} ({most:.3f})"
+            for mean, most in zip(each["mean_kl"], each["most"], strict=True)
+        ]
+        mean = np.average(each["mean_kl"], weights=each["states"])
+        lines.append(
+            f"| {each['env']}, seed {each['seed']}, limit {each['kl_limit']:g} "
+            f"| {' | '.join(cells)} | {mean:.4f} | {sum(each['falls']):.0f} |"
+        )
+    return "\n".join(lines)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -121,14 +144,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run_dirs", type=Path, nargs="+", metavar="RUN_DIR")
     parser.add_argument("--updates", type=positive(int), default=100)
+    parser.add_argument("--json", type=Path)
     arguments = parser.parse_args(argv)
-    for run_dir in arguments.run_dirs:
-        try:
-            run = resume(run_dir)
-        except UserError as error:
-            parser.error(str(error))
-        print(f"{run.config.env}, step {run.step}, seed {run.config.seed}\n")
-        print("\n".join(measure(run, arguments.updates).rows()), end="\n\n", flush=True)
+    try:
+        runs = [resume(run_dir) for run_dir in arguments.run_dirs]
+    except UserError as error:
+        parser.error(str(error))
+    documents = [measure(run, arguments.updates) for run in runs]
+    print(table(documents))
+    if arguments.json:
+        arguments.json.write_text(json.dumps(documents, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@
 
 report.csv and report.png are those of `python -m acktr_tf.benchmark --suite=mujoco8`,
 published.csv holds what others published, and tried.csv a line for each run of the
-search for settings: in what it differs from mujoco.flags, and its score.
+search for settings: in what it differs from mujoco.flags, and its score. kl_by_age.json
+is of benchmarks/kl_by_age.py.
 """
 
 import argparse
@@ -14,12 +15,17 @@ import csv
 import json
 import math
 import shutil
+import sys
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 from make_curves import DOCS, WINDOW, with_table
+
+sys.path.insert(0, str(DOCS.parent / "benchmarks"))
+
+import kl_by_age
 
 from acktr_tf.config import Config
 from acktr_tf.flags import config_from
@@ -31,6 +37,7 @@ FLAGS = DOCS.parent / "launch" / "mujoco.flags"
 RESULT, TRIED, PUBLISHED = (
     DATA / name for name in ("report.csv", "tried.csv", "published.csv")
 )
+KL_BY_AGE = DATA / "kl_by_age.json"
 TRIED_TASKS = ("HalfCheetah-v5", "Walker2d-v5", "Hopper-v5")
 COLUMNS = ("settings", "task", "seed", "last_100_mean")
 # Settings that do not change what is learnt, or that name the run.
@@ -161,6 +168,8 @@ def main() -> None:
     page = PAGE.read_text(encoding="utf-8")
     page = with_table(page, "result", result_table(read(RESULT), read(PUBLISHED)))
     page = with_table(page, "tried", tried_table(read(TRIED)))
+    documents = json.loads(KL_BY_AGE.read_text(encoding="utf-8"))
+    page = with_table(page, "kl_by_age", kl_by_age.table(documents))
     PAGE.write_text(page, encoding="utf-8")
 
 

@@ -1,5 +1,6 @@
 """The tables of docs/mujoco.md are those of the files that they are made from."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,8 @@ def test_published_tables_are_those_of_the_files(make_mujoco):
     published = make_mujoco.read(make_mujoco.PUBLISHED)
     assert make_mujoco.result_table(result, published) in page
     assert make_mujoco.tried_table(make_mujoco.read(make_mujoco.TRIED)) in page
+    documents = json.loads(make_mujoco.KL_BY_AGE.read_text())
+    assert make_mujoco.kl_by_age.table(documents) in page
     assert (DOCS / "images" / "mujoco.png").is_file()
     # No seed is left out, and none is used that settings were chosen by.
     seeds = {"10", "11", "12", "13", "14"}
