@@ -44,6 +44,7 @@ from typing import Any
 
 import numpy as np
 from arguments import names as names_of
+from arguments import output_file
 from machine import machine
 from throughput import run
 
@@ -195,7 +196,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--windows", type=int, default=4)
     parser.add_argument("--periods", type=int, default=2)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=output_file)
     arguments = parser.parse_args()
     settings = {
         **SETTINGS,

@@ -2,7 +2,9 @@
 
 import argparse
 import math
+import os
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import TypeVar
 
 Number = TypeVar("Number", int, float)
@@ -48,3 +50,14 @@ def at_least(least: int) -> Callable[[str], int]:
         return number
 
     return integer
+
+
+def output_file(text: str) -> Path:
+    """A type of argparse: a file that can be written, known before anything is run."""
+    path = Path(text)
+    place = path if path.exists() else path.parent
+    if path.is_dir() or not os.access(place, os.W_OK):
+        raise argparse.ArgumentTypeError(
+            f"must be a file that can be written. Received: {text}"
+        )
+    return path

@@ -37,7 +37,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 import tensorflow as tf
-from arguments import names
+from arguments import names, output_file
 from machine import machine
 from throughput import run
 from update_cost import NETWORKS, Problem
@@ -406,7 +406,7 @@ def main() -> None:
     command.add_argument("--network", type=names(NETWORKS), default="nature_cnn_32,mlp")
     command.add_argument("--examples", type=int, default=128)
     command.add_argument("--repeats", type=int, default=30)
-    command.add_argument("--json", type=Path)
+    command.add_argument("--json", type=output_file)
     for name in AXES:
         command = commands.add_parser(name)
         command.add_argument("--flagfile", required=True)
@@ -416,8 +416,8 @@ def main() -> None:
         )
         command.add_argument("--rounds", type=int, default=3)
         command.add_argument("--updates", type=int, default=20)
-        command.add_argument("--json", type=Path)
-        command.add_argument("--picture", type=Path)
+        command.add_argument("--json", type=output_file)
+        command.add_argument("--picture", type=output_file)
     arguments = parser.parse_args()
     if arguments.what == "parts":
         document = measure_parts(arguments)

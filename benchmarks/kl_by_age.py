@@ -5,9 +5,9 @@
 Goes on with each run from its newest checkpoint, without writing to it, and takes the
 exact KL between the policies before and after each update in every state of its batch.
 Printed by the steps since the episode began: the mean KL in nats and, in parentheses,
-that of the update that moved the policy most there; then the mean over all states, and
-the falls, which are episodes that terminated. The first line has the share of the
-states, over all runs.
+that of the update that moved the policy most there; then the mean over all states. The
+falls are episodes that terminated, and in parentheses those of them before step 100.
+The first line has the share of the states, over all runs.
 
 A trust region bounds the mean over all states. In states that are rare a step may be
 any number of times as long.
@@ -24,7 +24,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
 import tensorflow as tf
-from arguments import positive
+from arguments import output_file, positive
 from resumed import Resumed, resume
 
 from acktr_tf.algorithms import make_batch
@@ -33,6 +33,9 @@ from acktr_tf.errors import UserError
 
 EDGES = (0, 20, 100, 300)
 """Steps at which a bin begins; the last one has no end."""
+
+EARLY = EDGES.index(100)
+"""Bins before this one are of states early in an episode."""
 
 
 def ages(lengths: Array, ended: Array) -> tuple[Array, Array]:
@@ -134,7 +137,8 @@ def table(documents: Sequence[dict[str, Any]]) -> str:
         mean = np.average(each["mean_kl"], weights=each["states"])
         lines.append(
             f"| {each['env']}, seed {each['seed']}, limit {each['kl_limit']:g} "
-            f"| {' | '.join(cells)} | {mean:.4f} | {sum(each['falls']):.0f} |"
+            f"| {' | '.join(cells)} | {mean:.4f} "
+            f"| {sum(each['falls']):.0f} ({sum(each['falls'][:EARLY]):.0f}) |"
         )
     return "\n".join(lines)
 
@@ -144,7 +148,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run_dirs", type=Path, nargs="+", metavar="RUN_DIR")
     parser.add_argument("--updates", type=positive(int), default=100)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=output_file)
     arguments = parser.parse_args(argv)
     try:
         runs = [resume(run_dir) for run_dir in arguments.run_dirs]

@@ -11,7 +11,6 @@ how much. docs/kfac.md explains both. Nothing is written unless --output is give
 
 import argparse
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from acktr_tf.backend import load_tensorflow
@@ -22,6 +21,7 @@ import keras  # noqa: E402
 import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
 import tensorflow_probability as tfp  # noqa: E402
+from arguments import output_file  # noqa: E402
 
 from acktr_tf.algorithms import Batch, make_algorithm, make_batch  # noqa: E402
 from acktr_tf.algorithms.acktr import ACKTR  # noqa: E402
@@ -300,7 +300,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--curvature_fraction", type=float, default=Config.curvature_fraction
     )
     parser.add_argument(
-        "--output", type=Path, help="file to write the tables to as well"
+        "--output", type=output_file, help="file to write the tables to as well"
     )
     arguments = parser.parse_args(argv)
     if arguments.updates < 1:

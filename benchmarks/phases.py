@@ -17,13 +17,13 @@ import os
 import shlex
 import time
 from collections import defaultdict
-from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
 import psutil
+from arguments import output_file
 from machine import machine
 
 from acktr_tf.algorithms import make_algorithm, make_batch
@@ -138,7 +138,7 @@ def main() -> None:
     parser.add_argument("--flagfile", required=True)
     parser.add_argument("--flags", default="")
     parser.add_argument("--updates", type=int, default=30)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=output_file)
     arguments = parser.parse_args()
     flags = [f"--flagfile={arguments.flagfile}", *shlex.split(arguments.flags)]
     document = {

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from arguments import output_file
 from machine import machine
 
 LAUNCH = [sys.executable, "-m", "acktr_tf.launch"]
@@ -81,7 +82,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--flagfile", default="atari.flags,mujoco.flags")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=output_file)
     arguments = parser.parse_args()
     seconds: dict[str, list[float]] = {}
     for _ in range(arguments.rounds):

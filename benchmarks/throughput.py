@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from arguments import output_file
 from machine import machine
 
 from acktr_tf.config import Config
@@ -199,8 +200,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=200_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--windows", type=int, default=4)
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--picture", type=Path)
+    parser.add_argument("--json", type=output_file)
+    parser.add_argument("--picture", type=output_file)
     arguments = parser.parse_args()
     extra = shlex.split(arguments.flags)
     flags_of = {

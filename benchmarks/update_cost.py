@@ -22,7 +22,6 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -30,7 +29,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 import tensorflow as tf
-from arguments import names
+from arguments import names, output_file
 from machine import machine
 
 from acktr_tf import kfac
@@ -212,7 +211,7 @@ def main() -> None:
     parser.add_argument("--network", type=names(NETWORKS), default="nature_cnn_32,mlp")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", type=names(SETTINGS, ";"), default=list(SETTINGS))
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=output_file)
     arguments = parser.parse_args()
     contestants = [SGD, SGD_XLA, *arguments.only]
     document = {

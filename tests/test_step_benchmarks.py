@@ -69,6 +69,22 @@ def test_a_directory_without_a_run_is_refused(
     assert "does not exist" in capsys.readouterr().err
 
 
+def test_a_result_that_cannot_be_written_is_refused_before_anything_is_run(
+    benchmark_script, run_dir, tmp_path, capsys
+):
+    for place in (tmp_path / "nowhere" / "kl.json", tmp_path):
+        with pytest.raises(SystemExit):
+            benchmark_script("kl_by_age").main([str(run_dir), f"--json={place}"])
+        stdout, stderr = capsys.readouterr()
+        assert "must be a file that can be written" in stderr
+        assert not stdout
+    old = tmp_path / "old.json"
+    old.write_text("kept")
+    for path in (old, tmp_path / "new.json"):
+        assert benchmark_script("arguments").output_file(str(path)) == path
+    assert old.read_text() == "kept"
+
+
 # KL by age --------------------------------------------------------------------------
 def test_ages_count_from_the_first_step_of_each_episode(benchmark_script):
     ended = np.array([[0, 0], [1, 0], [0, 0], [0, 1]], bool)
@@ -96,7 +112,7 @@ def test_the_table_has_a_row_for_each_run(benchmark_script):
         "seed": 3,
         "kl_limit": 0.05,
         "states": [1, 1, 0, 2],
-        "falls": [1, 1, 0, 0],
+        "falls": [1, 2, 0, 4],
         "mean_kl": [0.5, 0.3, 0.0, 0.1],
         "most": [0.75, 0.5, 0.0, 0.25],
     }
@@ -106,9 +122,9 @@ def test_the_table_has_a_row_for_each_run(benchmark_script):
     assert lines[2:] == [
         "| states | 25.0% | 50.0% | 0.0% | 25.0% | | |",
         "| Chess-v1, seed 3, limit 0.05 | 0.5000 (0.750) | 0.3000 (0.500) "
-        "| 0.0000 (0.000) | 0.1000 (0.250) | 0.2500 | 2 |",
+        "| 0.0000 (0.000) | 0.1000 (0.250) | 0.2500 | 7 (3) |",
         "| Chess-v1, seed 4, limit 0.05 | 0.5000 (0.750) | 0.3000 (0.500) "
-        "| 0.0000 (0.000) | 0.1000 (0.250) | 0.3500 | 2 |",
+        "| 0.0000 (0.000) | 0.1000 (0.250) | 0.3500 | 7 (3) |",
     ]
 
 
