@@ -12,7 +12,7 @@ from pathlib import Path
 from absl.flags import FlagValues
 
 from acktr_tf.command import run_command
-from acktr_tf.config import Config, Setting, differences, settings
+from acktr_tf.config import Config, differences, settings
 from acktr_tf.errors import UserError
 from acktr_tf.flagfiles import presets
 from acktr_tf.flags import config_from, define
@@ -27,6 +27,7 @@ from acktr_tf.jobs import (
     read_outcome,
     run_jobs,
 )
+from acktr_tf.setting import Setting
 from acktr_tf.stopping import StopRequest
 from acktr_tf.suites import SUFFIX, Suite, find_suite, read_suite
 

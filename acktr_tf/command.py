@@ -12,10 +12,10 @@ from pathlib import Path
 from absl.flags import FlagValues
 
 from acktr_tf.backend import check_backend
-from acktr_tf.config import Setting
 from acktr_tf.errors import RunError, UserError
 from acktr_tf.flagfiles import presets
 from acktr_tf.flags import SettingFlag, define, parse, setting_flags
+from acktr_tf.setting import Setting
 
 INTERRUPTED = 130
 """Exit status of a command stopped by Ctrl-C, 128 + SIGINT."""

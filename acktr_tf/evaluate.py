@@ -18,9 +18,9 @@ from absl.flags import FlagValues
 
 from acktr_tf.backend import load_tensorflow
 from acktr_tf.command import run_command
-from acktr_tf.config import Setting
 from acktr_tf.errors import RunError, UserError
 from acktr_tf.flags import define
+from acktr_tf.setting import Setting
 
 if TYPE_CHECKING:
     from acktr_tf.environments import VectorEnvironment

@@ -17,10 +17,10 @@ from absl.flags import FlagValues
 
 from acktr_tf.backend import load_tensorflow
 from acktr_tf.command import run_command
-from acktr_tf.config import Setting
 from acktr_tf.errors import UserError
 from acktr_tf.evaluate import define_scoring_flags, play
 from acktr_tf.flags import define
+from acktr_tf.setting import Setting
 
 if TYPE_CHECKING:
     import numpy as np

@@ -6,9 +6,10 @@ from typing import Any
 from absl import flags
 from absl.flags import FlagValues
 
-from acktr_tf.config import Config, Setting, checked, closest, described, settings
+from acktr_tf.config import Config, settings
 from acktr_tf.errors import UserError
 from acktr_tf.flagfiles import SUFFIX, Argument, expand, flag_name
+from acktr_tf.setting import Setting, checked, closest, described
 
 
 class SettingFlag(flags.Flag[Any]):

@@ -6,7 +6,8 @@ python docs/make_settings.py
 import re
 from pathlib import Path
 
-from acktr_tf.config import Setting, described, settings
+from acktr_tf.config import settings
+from acktr_tf.setting import Setting, described
 
 PAGE = Path(__file__).with_name("settings.md")
 

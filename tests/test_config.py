@@ -6,8 +6,9 @@ import re
 import numpy as np
 import pytest
 
-from acktr_tf.config import Config, Setting, closest, described, differences, settings
+from acktr_tf.config import Config, differences, settings
 from acktr_tf.errors import UserError
+from acktr_tf.setting import described
 
 SETTINGS = settings()
 
@@ -91,27 +92,6 @@ def test_no_value_between_the_special_one_and_the_range():
         Config(repeat_action_probability=-0.5)
 
 
-@pytest.mark.parametrize(
-    ("setting", "kind", "words"),
-    [
-        (Setting("g", "h"), float, "a number"),
-        (Setting("g", "h", low=1), int, "an integer >= 1"),
-        (
-            Setting("g", "h", low=0, high=1, exclusive_low=True),
-            float,
-            "a number > 0 and <= 1",
-        ),
-        (Setting("g", "h", high=2, exclusive_high=True), float, "a number < 2"),
-        (Setting("g", "h", high=2**31 - 1), int, "an integer <= 2147483647"),
-        (Setting("g", "h", choices=("a", "b")), str, "one of a, b"),
-        (Setting("g", "h"), bool, "true or false"),
-        (Setting("g", "h"), str, "text"),
-    ],
-)
-def test_accepted_values_in_words(setting, kind, words):
-    assert described(setting, kind) == words
-
-
 def test_every_setting_has_group_help_and_a_default_that_is_accepted():
     for name, (setting, kind, default) in SETTINGS.items():
         assert setting.group, name
@@ -176,8 +156,3 @@ def test_differences_are_all_named_in_order():
     found = differences(Config(seed=1, env="a"), Config(seed=2, env="b", run_dir="c"))
     assert [text.partition(":")[0] for text in found] == ["env", "seed"]
     assert differences(Config(seed=1), Config(seed=1)) == []
-
-
-def test_closest():
-    assert closest("sed", ["seed", "env"]) == " Did you mean seed?"
-    assert closest("zzz", ["seed", "env"]) == ""

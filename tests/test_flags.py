@@ -7,9 +7,10 @@ import pytest
 from absl.flags import FLAGS, FlagValues
 
 from acktr_tf import flagfiles
-from acktr_tf.config import Config, Setting, described, settings
+from acktr_tf.config import Config, settings
 from acktr_tf.errors import UserError
 from acktr_tf.flags import define, define_settings, parse, read_config, setting_flags
+from acktr_tf.setting import Setting, described
 
 SETTINGS = settings()
 PRESETS = Path(flagfiles.__file__).parent.parent / "launch"

@@ -14,8 +14,8 @@ PACKAGE = Path(__file__).resolve().parents[1] / "acktr_tf"
 # above it in this table; a folder is one entry. A new file gets its place here.
 LAYERS = {
     "foundations": (
-        "errors types config random_keys backend stopping locks spaces observations "
-        "observation_tensors"
+        "errors types setting config random_keys backend stopping locks spaces "
+        "observations observation_tensors"
     ),
     "parts": "environments pixels networks distributions returns kfac",
     "agent": "policy losses",

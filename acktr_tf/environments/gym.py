@@ -9,7 +9,6 @@ import gymnasium
 import numpy as np
 import numpy.typing as npt
 
-from acktr_tf.config import closest
 from acktr_tf.environments.base import (
     UNSEEDED,
     Array,
@@ -24,6 +23,7 @@ from acktr_tf.environments.pictures import (
     start_method,
 )
 from acktr_tf.errors import UserError
+from acktr_tf.setting import closest
 
 
 class GymEnvironment(VectorEnvironment):
