@@ -34,6 +34,7 @@ EXCERPTS = {
     "classic": Excerpt("classic.md", (EVERY_SEED, "All tasks together")),
     "critic_norm": Excerpt("mujoco.md", (EVERY_SEED,)),
     "batch_size": Excerpt("mujoco.md", (EVERY_SEED,)),
+    "pixels": Excerpt("mujoco.md", (EVERY_SEED,)),
     "kl_limit": Excerpt("mujoco.md", (EVERY_SEED,)),
 }
 
