@@ -2,12 +2,14 @@
 
 import itertools
 import os
+import select
 import shutil
 import sys
 import textwrap
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TextIO
 
 from absl.flags import FlagValues
 
@@ -76,9 +78,22 @@ def run_command(
         print(f"{program}: interrupted", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
+        if not (_unread(sys.stdout) or _unread(sys.stderr)):
+            raise  # A pipe to something else: that is no way to end.
         # The reader, such as `head`, has seen enough. Nothing is left to flush to.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
+
+
+def _unread(stream: TextIO) -> bool:
+    """Whether it is a pipe that nobody reads any more."""
+    try:
+        descriptor = stream.fileno()
+    except (OSError, ValueError):
+        return False
+    poll = select.poll()
+    poll.register(descriptor, select.POLLOUT)
+    return any(found & (select.POLLERR | select.POLLHUP) for _, found in poll.poll(0))
 
 
 def help_text(program: str, summary: str, values: FlagValues) -> str:

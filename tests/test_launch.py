@@ -164,11 +164,13 @@ def test_ctrl_c_before_the_run_is_one_line(capsys):
     assert capsys.readouterr().err == "acktr_tf.some: interrupted\n"
 
 
-def test_a_fault_of_the_program_is_not_hidden():
+# A broken pipe, too, if it is not one that the output goes to.
+@pytest.mark.parametrize("fault", [ZeroDivisionError, BrokenPipeError])
+def test_a_fault_of_the_program_is_not_hidden(fault):
     def main(values: object) -> int:
-        raise ZeroDivisionError
+        raise fault
 
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(fault):
         command.run_command("acktr_tf.some", "", define_settings, main, [])
 
 

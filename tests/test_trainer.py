@@ -424,6 +424,7 @@ def launch(run_dir: Path, *flags: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        start_new_session=True,
     )
 
 
@@ -451,17 +452,28 @@ def kill_and_continue(tmp_path: Path, kills: int, steps: int) -> None:
     assert_same_run(whole, killed)
 
 
-def test_interrupt_saves_and_says_how_to_continue(tmp_path):
+@pytest.mark.parametrize(
+    ("vectorization", "sent"),
+    [("sync", "SIGINT"), ("async", "SIGINT"), ("async", "SIGTERM")],
+)
+def test_interrupt_saves_and_says_how_to_continue(tmp_path, vectorization, sent):
     run_dir = tmp_path / "run"
-    process = launch(run_dir, "--total_steps=100000000")
+    process = launch(
+        run_dir,
+        "--total_steps=100000000",
+        "--checkpoint_seconds=1000",
+        f"--vectorization={vectorization}",
+    )
     until_training(process, run_dir)
     time.sleep(1.0)
-    process.send_signal(signal.SIGINT)
+    # A terminal sends Ctrl-C to all processes of a command, those of environments too.
+    os.killpg(process.pid, signal.Signals[sent])
     output, _ = process.communicate(timeout=60)
-    assert process.returncode == 130, output
+    assert process.returncode == 128 + signal.Signals[sent], output
     assert f"--run_dir={run_dir} continues" in output
     assert "Traceback" not in output
-    assert checkpoint.latest(run_dir / "checkpoints")
+    saved = checkpoint.latest(run_dir / "checkpoints")
+    assert checkpoint.load(saved).step > 0
 
 
 def test_killed_run_continues_as_if_nothing_had_happened(tmp_path):

@@ -1,6 +1,7 @@
 """Any Gymnasium environment, vectorised in one process or in many."""
 
 import functools
+import os
 import re
 import warnings
 from typing import Any
@@ -20,8 +21,8 @@ from acktr_tf.environments.pictures import (
     Offscreen,
     Pictures,
     picture_options,
-    start_method,
 )
+from acktr_tf.environments.processes import Undisturbed, close_processes, start_method
 from acktr_tf.errors import UserError
 from acktr_tf.setting import closest
 
@@ -67,9 +68,10 @@ class GymEnvironment(VectorEnvironment):
         }
         if render or pixels:
             vectorization = "async"
+        wrappers: list[Any] = []
         if vectorization == "async":
             vector["context"] = start_method()
-        wrappers: list[Any] = []
+            wrappers.append(functools.partial(Undisturbed, starter=os.getpid()))
         if render or pixels:
             wrappers.append(Offscreen)
         if pixels:
@@ -99,9 +101,10 @@ class GymEnvironment(VectorEnvironment):
             raise UserError(
                 f"The environment `{env_id}` cannot be made: {_described(error)}"
             ) from error
-        if render or pixels:
-            self._check_drawing(env_id)
         try:
+            if render or pixels:
+                self._check_drawing(env_id)
+            spec: Any = self._vector.spec
             super().__init__(
                 env_id,
                 num_envs,
@@ -109,10 +112,10 @@ class GymEnvironment(VectorEnvironment):
                 self._vector.single_action_space,
                 episode_seeds,
                 reseed_steps,
-                gymnasium.spec(env_id).max_episode_steps if stagger else None,
+                spec.max_episode_steps if stagger else None,
             )
-        except UserError:
-            self._vector.close()
+        except BaseException:
+            self.close()
             raise
 
     def _check_drawing(self, env_id: str) -> None:
@@ -129,7 +132,6 @@ class GymEnvironment(VectorEnvironment):
                 self._vector.render()
         # What fails, and how, differs by system, driver and simulator.
         except Exception as error:
-            self._vector.close(terminate=True)
             raise UserError(
                 f"The environment `{env_id}` cannot be drawn: {_described(error)}. "
                 f"{REMEDY}"
@@ -153,8 +155,22 @@ class GymEnvironment(VectorEnvironment):
         return list(self._vector.render())
 
     def close(self) -> None:
-        """Closes the environments."""
-        self._vector.close()
+        """Closes the environments, and warns of those that fail to.
+
+        It raises nothing: whatever an environment still has to say when it is closed,
+        what it was closed for is more.
+        """
+        try:
+            if isinstance(self._vector, gymnasium.vector.AsyncVectorEnv):
+                close_processes(self._vector)
+            else:
+                self._vector.close()
+        # Anything can go wrong in a user's own environment.
+        except Exception as error:
+            warnings.warn(
+                f"An environment failed while it was closed: {_described(error)}",
+                stacklevel=2,
+            )
 
 
 def _described(error: Exception) -> str:

@@ -4,7 +4,7 @@ What draws runs in processes of its own that never load TensorFlow: in one proce
 it, Mesa's software renderer crashes.
 """
 
-import multiprocessing
+import importlib
 import os
 from typing import Any
 
@@ -113,14 +113,12 @@ def picture_options(env_id: str, size: int) -> dict[str, Any]:
     graphics card that is faster than its renderer's own multisampling.
     """
     options: dict[str, Any] = {"render_mode": "rgb_array"}
-    entry_point = str(gymnasium.spec(env_id).entry_point)
-    if entry_point.startswith("gymnasium.envs.mujoco."):
+    module, _, name = env_id.rpartition(":")
+    if module:
+        importlib.import_module(module)
+    # What there is not is for `gymnasium.make` to say.
+    spec = gymnasium.registry.get(name)
+    if spec and str(spec.entry_point).startswith("gymnasium.envs.mujoco."):
         drawn = _OVERSAMPLING * size
         options |= {"width": drawn, "height": drawn}
     return options
-
-
-def start_method() -> str:
-    """How processes are started to which nothing of this one comes along."""
-    methods = multiprocessing.get_all_start_methods()
-    return "forkserver" if "forkserver" in methods else "spawn"

@@ -1,5 +1,7 @@
 """Gymnasium environments: which are accepted, and how their episodes end."""
 
+import multiprocessing
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,7 +16,7 @@ from acktr_tf.environments import (
     make_vector_env,
     training_seeds,
 )
-from acktr_tf.errors import UserError
+from acktr_tf.errors import RunError, UserError
 
 REGISTERED = {
     "AcktrCounter-v0": {"max_episode_steps": 4},
@@ -24,6 +26,8 @@ REGISTERED = {
     "AcktrWords-v0": {},
     "AcktrPictures-v0": {},
     "AcktrBroken-v0": {},
+    "AcktrSlow-v0": {},
+    "AcktrUncloseable-v0": {},
 }
 
 
@@ -88,6 +92,18 @@ class Broken(Counter):
         raise RuntimeError("the licence\nhas expired")
 
 
+class Slow(Counter):
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        if action == 1:
+            time.sleep(1000)
+        return super().step(action)
+
+
+class Uncloseable(Counter):
+    def close(self) -> None:
+        raise BrokenPipeError("its simulator is gone")
+
+
 @pytest.fixture(autouse=True)
 def registered() -> Iterator[None]:
     classes = [
@@ -98,6 +114,8 @@ def registered() -> Iterator[None]:
         Words,
         Pictures,
         Broken,
+        Slow,
+        Uncloseable,
     ]
     for (name, options), entry_point in zip(REGISTERED.items(), classes, strict=True):
         gymnasium.register(
@@ -318,6 +336,56 @@ def test_reset_starts_the_first_episodes_again() -> None:
     assert np.array_equal(environments.reset(), first)
     step = environments.step(np.ones(3, np.int64))
     assert step.episodes == [(1.0, 1)] * 3
+
+
+# Closing ----------------------------------------------------------------------------
+def processes(environments: GymEnvironment) -> list[multiprocessing.Process]:
+    return environments._vector.processes  # type: ignore[no-any-return]
+
+
+def test_a_dead_process_is_named_and_holds_nothing_up() -> None:
+    environments = GymEnvironment(
+        "AcktrEndless-v0", 3, episode_seeds, vectorization="async"
+    )
+    environments.reset()
+    processes(environments)[1].kill()
+    processes(environments)[1].join()
+    with pytest.raises(RunError, match="The simulator of AcktrEndless-v0 failed at"):
+        environments.step(np.zeros(3, np.int64))
+    environments.close()
+    # The others were asked to close, and did.
+    assert [process.exitcode for process in processes(environments)] == [0, -9, 0]
+
+
+def test_a_process_that_does_not_answer_is_killed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("acktr_tf.environments.processes.CLOSING_SECONDS", 2.0)
+    environments = GymEnvironment(
+        "AcktrSlow-v0", 2, episode_seeds, vectorization="async"
+    )
+    environments.reset()
+    environments._vector.step_async(np.array([0, 1]))
+    environments.close()
+    assert [process.exitcode for process in processes(environments)] == [0, -9]
+    environments.close()  # Once more does no harm.
+
+
+def test_an_environment_that_cannot_be_closed_is_warned_of() -> None:
+    environments = make("AcktrUncloseable-v0", 1)
+    with pytest.warns(UserWarning, match="BrokenPipeError: its simulator is gone"):
+        environments.close()
+
+
+def test_a_module_before_the_name_changes_nothing() -> None:
+    names = ("CartPole-v1", "gymnasium:CartPole-v1")
+    observations = []
+    for name in names:
+        config = Config(env=name, num_envs=4, stagger_episodes=True)
+        environments = make_vector_env(config)
+        environments.reset()
+        observations.append(environments.step(np.zeros(4, np.int64)).observation)
+    assert np.array_equal(*observations)
 
 
 def test_pictures_are_made_when_asked_for() -> None:

@@ -123,11 +123,12 @@ def test_every_library_that_failed_is_named(no_screen: pytest.MonkeyPatch) -> No
 
 
 def test_only_mujoco_is_told_how_large_to_draw() -> None:
-    assert picture_options("Reacher-v4", 42) == {
-        "render_mode": "rgb_array",
-        "width": 84,
-        "height": 84,
-    }
+    for name in ("Reacher-v4", "gymnasium:Reacher-v4"):
+        assert picture_options(name, 42) == {
+            "render_mode": "rgb_array",
+            "width": 84,
+            "height": 84,
+        }
     assert picture_options("CartPole-v1", 42) == {"render_mode": "rgb_array"}
 
 
