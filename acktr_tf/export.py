@@ -3,11 +3,9 @@
 python -m acktr_tf.export --run_dir=runs/pong --model=models/pong --card
 """
 
-import csv
 import gzip
 import json
 import shlex
-import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -179,26 +177,19 @@ def read_training(run_dir: Path) -> Training:
     Raises:
       UserError: One of them is missing or damaged.
     """
-    import numpy as np
-
+    from acktr_tf.columns import read_columns
     from acktr_tf.metrics import EPISODES_FILE
     from acktr_tf.run_directory import read_config, without_run_dir
 
     _, document = read_config(run_dir)
     path = run_dir / EPISODES_FILE
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = [
-                [float(row[name]) for name in ("step", "episode_return", "seconds")]
-                for row in csv.DictReader(file)
-            ]
+        columns = read_columns(path, ("step", "episode_return", "seconds"))
     except OSError as error:
         raise UserError(
             f"{run_dir} is not a run: {path} cannot be read: {error.strerror}."
         ) from error
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} is damaged: {error}") from error
-    steps, returns, wall_times = np.array(rows, np.float64).reshape(-1, 3).T
+    steps, returns, wall_times = columns.T
     return Training(
         run_dir,
         without_run_dir(document.get("command", ())),
@@ -248,6 +239,8 @@ def card(
     seed: int,
 ) -> str:
     """The card of an exported policy, in Markdown; see `write_card`."""
+    from acktr_tf.observations import OBSERVATION
+
     config = policy.config
     games = len(training.steps)
     if policy.step is not None:
@@ -282,6 +275,11 @@ def card(
     ]
     seeds = next(iter(scores.values())).seeds
     command = shlex.join(training.command) or "unknown"
+    if policy.input_names == [OBSERVATION]:
+        inputs, parts = f"{OBSERVATION}=observations", ""
+    else:
+        names = ", ".join(f"`{name}`" for name in policy.input_names)
+        inputs, parts = "**observations", f", a dictionary of {names}"
     sections = [
         f"# {model.name}: {config.algorithm.upper()} on {config.env}",
         "A policy trained with acktr_tf. Written by "
@@ -304,11 +302,12 @@ def card(
         _rows(["package", "version"], [[n, v] for n, v in training.versions.items()]),
         "## Use",
         f"```\npython -m acktr_tf.evaluate --model={model}\n```",
-        "or with TensorFlow alone, on observations as the environment gives them:",
+        "or with TensorFlow alone, on observations as the environment gives them"
+        f"{parts}:",
         "```python\n"
         "import tensorflow as tf\n\n"
         f'policy = tf.saved_model.load("{model}")\n'
-        'outputs = policy.signatures["serving_default"](observation=observations)\n'
+        f'outputs = policy.signatures["serving_default"]({inputs})\n'
         'outputs["action"], outputs["value"]  # of greedy play; "sample" draws\n'
         "```",
     ]
@@ -341,15 +340,15 @@ def plot_learning_curve(path: Path, policy: "LoadedPolicy", training: Training) 
 
 
 def _compress_episodes(run_dir: Path, directory: Path) -> None:
+    from acktr_tf.columns import whole_lines
     from acktr_tf.metrics import EPISODES_FILE
 
     # Without a date, so that equal runs give equal files.
     with (
-        (run_dir / EPISODES_FILE).open("rb") as episodes,
         (directory / f"{EPISODES_FILE}.gz").open("wb") as file,
         gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) as compressed,
     ):
-        shutil.copyfileobj(episodes, compressed)
+        compressed.write(whole_lines(run_dir / EPISODES_FILE).encode())
 
 
 def _rows(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

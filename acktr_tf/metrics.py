@@ -94,7 +94,7 @@ SCALARS: Mapping[str, Scalar] = MappingProxyType(
         "exact_kl_joint": Scalar(
             "nats",
             "`exact_kl` and the divergence of the value together: what `predicted_kl` "
-            "predicts.",
+            "predicts with critic=joint. With critic=separate that is `exact_kl`.",
             "kl/exact_joint",
         ),
         "trust_region_scale": Scalar(

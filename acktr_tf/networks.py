@@ -37,6 +37,12 @@ class PolicyOutputs(NamedTuple):
     initial: float = 0.0
 
 
+# Of nature_cnn: filters, height and width, stride.
+_FIRST_CONVOLUTIONS = ((32, 8, 4), (64, 4, 2))
+_CONV3_SIZE = 3
+_CONV3_INPUTS = _FIRST_CONVOLUTIONS[-1][0] * _CONV3_SIZE**2
+
+
 def make_network(
     config: Config, observation_space: gymnasium.spaces.Box, outputs: PolicyOutputs
 ) -> keras.Model:
@@ -78,12 +84,19 @@ def make_network(
                 "network=nature_cnn takes stacks of frames, uint8 of shape [frames, "
                 f"height >= 36, width >= 36]. Received: {dtype} of shape {list(shape)}."
             )
+        zero_mean = config.conv_initializer == "zero_mean_orthogonal"
+        if zero_mean and config.conv3_filters >= _CONV3_INPUTS:
+            raise UserError(
+                f"`conv3_filters` must be < {_CONV3_INPUTS}, the inputs of such a "
+                "filter, with conv_initializer=zero_mean_orthogonal. Received: "
+                f"conv3_filters={config.conv3_filters}"
+            )
         return nature_cnn(
             shape,
             outputs,
             config.conv3_filters,
             seeds,
-            zero_mean=config.conv_initializer == "zero_mean_orthogonal",
+            zero_mean=zero_mean,
         )
     if dtype == "uint8":
         raise UserError(
@@ -166,7 +179,7 @@ def nature_cnn(
     pixels = keras.Input(shape, dtype="uint8", name="observation")
     hidden = Pixels(frames_first=True, name="pixels")(pixels)
     for i, (count, size, stride) in enumerate(
-        [(32, 8, 4), (64, 4, 2), (conv3_filters, 3, 1)], start=1
+        [*_FIRST_CONVOLUTIONS, (conv3_filters, _CONV3_SIZE, 1)], start=1
     ):
         hidden = keras.layers.Conv2D(
             count,

@@ -129,7 +129,9 @@ class ActorCritic:
         """Observations `[N, ...]`, normalized if they are to be."""
         if not self._normalizes:
             return observation
-        normalized = (observation - self._mean.value) / self._deviation.value
+        # An exported policy takes integers where the environment has them.
+        floats = tf.cast(observation, tf.float32)
+        normalized = (floats - self._mean.value) / self._deviation.value
         return tf.clip_by_value(normalized, -self._clip, self._clip)
 
     def forward(self, observation: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from acktr_tf.columns import read_columns
 from acktr_tf.errors import UserError
 from acktr_tf.jobs import (
     CRASHED,
@@ -137,15 +138,11 @@ def read_run(job: Job) -> Run:
 def _read_columns(path: Path, names: Sequence[str]) -> Array:
     """`[N, len(names)]`, columns of a CSV file; without lines if there is no file."""
     try:
-        text = path.read_text(encoding="utf-8")
-        # What a power cut leaves at the end is no line.
-        lines = io.StringIO(text[: text.rfind("\n") + 1], newline="")
-        rows = [[float(row[n]) for n in names] for row in csv.DictReader(lines)]
+        return read_columns(path, names)
     except FileNotFoundError:
-        rows = []
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} is damaged: {error}") from error
-    return np.array(rows, np.float64).reshape(-1, len(names))
+        return np.empty((0, len(names)))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
 
 
 # Numbers ----------------------------------------------------------------------------

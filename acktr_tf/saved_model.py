@@ -145,7 +145,8 @@ def replace_export(directory: Path, write: Callable[[Path], None]) -> None:
         cannot be written. Nothing was changed.
       RunError: Writing failed (a full disk). What was there is still there.
     """
-    directory = Path(os.path.abspath(directory))
+    # What a link leads to is replaced, not the link.
+    directory = Path(os.path.realpath(directory))
     saving = directory.with_name(f"{_SAVING}{directory.name}")
     replaced = directory.with_name(f"{_REPLACED}{directory.name}")
     _put_back(replaced, directory)
@@ -168,7 +169,6 @@ def replace_export(directory: Path, write: Callable[[Path], None]) -> None:
         if directory.exists():
             os.rename(directory, replaced)
         os.rename(saving, directory)
-        _remove(replaced)
     except (OSError, tf.errors.OpError) as error:
         reason = getattr(error, "strerror", None) or error
         raise RunError(
@@ -176,7 +176,8 @@ def replace_export(directory: Path, write: Callable[[Path], None]) -> None:
         ) from error
     finally:
         _put_back(replaced, directory)
-        shutil.rmtree(saving, ignore_errors=True)
+        for path in (saving, replaced):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def check_replaceable(directory: Path) -> None:
@@ -244,6 +245,11 @@ class LoadedPolicy:
     def step(self) -> int | None:
         """Agent steps that it was trained for, if they were written down."""
         return self.document.get("step")
+
+    @property
+    def input_names(self) -> list[str]:
+        """Of what the signatures are given, one array each."""
+        return list(tensor_specs(self._observations))
 
     def greedy(self, observation: Array) -> Array:
         """The most probable actions `[N, ...]`, as the environment takes them."""

@@ -37,6 +37,10 @@ VALIDATION = "validation"
 """Purpose of the games by which a run chooses its best policy: never the same ones."""
 
 
+class EndlessGameError(RunError):
+    """A game that is longer than any is waited for."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Scores:
     """Raw scores of whole games, in the order of their seeds and not of their ends.
@@ -149,7 +153,8 @@ def score(
         environments' `render` shows it.
 
     Raises:
-      RunError: A game did not end within `max_steps`, or the simulator failed.
+      EndlessGameError: A game did not end within `max_steps`.
+      RunError: The simulator failed.
     """
     num_envs = environments.num_envs
     seeds = np.array(
@@ -182,10 +187,10 @@ def score(
             break
         if (ages[counted] >= max_steps).any():
             game = int(playing[counted & (ages >= max_steps)][0])
-            raise RunError(
+            raise EndlessGameError(
                 f"Game {game} of {environments.name} (seed {seeds[game]}) has not "
-                f"ended after {max_steps} agent steps. Give a larger --max_steps if "
-                "games are that long, or an environment with a time limit."
+                f"ended after {max_steps} agent steps. An environment with a time "
+                "limit ends its games; `acktr_tf.evaluate` takes a larger --max_steps."
             )
     return Scores(returns, lengths, seeds)
 

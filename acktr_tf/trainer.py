@@ -17,7 +17,7 @@ import psutil
 import tensorflow as tf
 
 from acktr_tf import checkpoint, run_directory, saved_model
-from acktr_tf.algorithms import make_algorithm, make_batch
+from acktr_tf.algorithms import Algorithm, make_algorithm, make_batch
 from acktr_tf.config import Config
 from acktr_tf.environments import VectorEnvironment, make_vector_env
 from acktr_tf.environments.base import Array
@@ -27,7 +27,7 @@ from acktr_tf.policy import ActorCritic
 from acktr_tf.rollout import Collector
 from acktr_tf.run_directory import BEST, CHECKPOINTS, EXPORT
 from acktr_tf.scales import Scales
-from acktr_tf.scoring import score_policy
+from acktr_tf.scoring import EndlessGameError, score_policy
 from acktr_tf.stopping import StopRequest
 from acktr_tf.types import Episode
 
@@ -67,8 +67,13 @@ def train(config: Config, command: Sequence[str]) -> int:
     run_directory.check(run_dir, config)
     environments = make_vector_env(config)
     try:
+        # Before the directory is claimed: this may refuse the settings.
+        policy = ActorCritic(
+            config, environments.observation_space, environments.action_space
+        )
+        algorithm = make_algorithm(config, policy)
         with run_directory.opened(run_dir, config, command), StopRequest() as stop:
-            return _Run(config, run_dir, environments).run(stop)
+            return _Run(config, run_dir, environments, policy, algorithm).run(stop)
     finally:
         environments.close()
 
@@ -80,18 +85,23 @@ class _Run:
       config: The settings.
       run_dir: An opened run directory.
       environments: Those to train on, not yet reset.
+      policy: For these environments.
+      algorithm: Which trains the policy.
     """
 
     def __init__(
-        self, config: Config, run_dir: Path, environments: VectorEnvironment
+        self,
+        config: Config,
+        run_dir: Path,
+        environments: VectorEnvironment,
+        policy: ActorCritic,
+        algorithm: Algorithm,
     ) -> None:
         self._config = config
         self._run_dir = run_dir
         self._environments = environments
-        self._policy = ActorCritic(
-            config, environments.observation_space, environments.action_space
-        )
-        self._algorithm = make_algorithm(config, self._policy)
+        self._policy = policy
+        self._algorithm = algorithm
         self._scales = Scales(config, self._policy)
         self._updates = 0
         self._episodes = 0
@@ -251,8 +261,16 @@ class _Run:
         return last or (self._step + batch_size) // period > self._step // period
 
     def _evaluate(self) -> float:
-        """Mean raw return of the policy; exports it if it is the best so far."""
-        scores = score_policy(self._policy, self._config, self._config.evaluation_games)
+        """Mean raw return of the policy; exports it if it is the best so far.
+
+        nan if there is none because a game does not end.
+        """
+        games = self._config.evaluation_games
+        try:
+            scores = score_policy(self._policy, self._config, games)
+        except EndlessGameError as error:
+            self._bar.write(f"Evaluation at step {self._step}: given up. {error}")
+            return math.nan
         mean = scores.mean
         self._bar.write(
             f"Evaluation at step {self._step}: mean return {mean:.1f} over "

@@ -12,7 +12,7 @@ import pytest
 from test_run_directory import save_policy
 from test_saved_model import contents
 
-from acktr_tf import evaluate, export, run_directory
+from acktr_tf import evaluate, export, run_directory, scoring
 from acktr_tf.config import Config
 from acktr_tf.saved_model import export_policy, load_policy
 
@@ -135,6 +135,31 @@ def test_the_card_says_what_was_measured(run_dir, capsys):
     picture = matplotlib.image.imread(model / "learning_curve.png")
     assert picture.shape == (480, 840, 4)
     assert np.ptp(picture[..., :3]) > 0.5
+
+
+def test_a_line_that_a_power_cut_left_is_no_episode(run_dir, capsys):
+    path = run_dir / "episodes.csv"
+    whole = path.read_bytes()
+    path.write_bytes(whole + b"3010,301")
+    status, _, err = run(
+        "--run_dir=run", "--model=m", "--card", "--games=1", capsys=capsys
+    )
+    assert (status, err) == (0, "")
+    card = Path("m/README.md").read_text()
+    assert "| last 100 training games | mean 250.50 |" in card
+    assert gzip.decompress(Path("m/episodes.csv.gz").read_bytes()) == whole
+
+
+def test_the_card_shows_how_parts_of_an_observation_are_given(run_dir):
+    class Policy:
+        config, step, input_names = CONFIG, 3000, ["body_arm", "key"]
+
+    scores = scoring.Scores(np.ones(2), np.ones(2, int), np.arange(2))
+    text = export.card(
+        Path("m"), Policy(), export.read_training(run_dir), {"greedy": scores}, 0
+    )
+    assert "gives them, a dictionary of `body_arm`, `key`:" in text
+    assert 'policy.signatures["serving_default"](**observations)' in text
 
 
 def test_the_card_of_an_earlier_policy_tells_of_its_own_training(run_dir, capsys):

@@ -20,7 +20,8 @@ LAYERS = {
     "parts": "environments pixels networks distributions returns kfac",
     "agent": "policy losses",
     "work": (
-        "rollout scales algorithms metrics checkpoint run_directory saved_model scoring"
+        "rollout scales algorithms columns metrics checkpoint run_directory "
+        "saved_model scoring"
     ),
     "trainer": "trainer",
     "commands": (

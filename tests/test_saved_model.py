@@ -259,6 +259,7 @@ def test_an_observation_of_several_parts_is_as_many_inputs(tmp_path):
     np.testing.assert_array_equal(served["action"], np.stack(best, axis=1) - [1, 0])
     # Loaded, it plays in environments that give the parts as one vector.
     loaded = load_policy(tmp_path / "model")
+    assert set(loaded.input_names) == set(inputs)
     np.testing.assert_array_equal(loaded.greedy(encoded), served["action"])
     scores = play(loaded, greedy=False, games=6, num_envs=2, seed=0, max_steps=9)
     assert len(scores.returns) == 6
@@ -475,6 +476,40 @@ def test_an_earlier_export_is_replaced_whole_and_its_best_stays(tmp_path):
         "best/config.json": b"best",
     }
     assert os.listdir(tmp_path / "a") == ["export"]
+
+
+def test_what_a_link_leads_to_is_replaced(tmp_path):
+    disk, link = tmp_path / "disk", tmp_path / "export"
+    replace_export(disk, write_something("first"))
+    link.symlink_to(disk)
+    for text in ("second", "third"):
+        replace_export(link, write_something(text))
+        assert (disk / "saved_model.pb").read_text() == text
+        assert link.is_symlink()
+    assert sorted(os.listdir(tmp_path)) == ["disk", "export"]
+
+
+class Grid(gymnasium.Env):
+    """Observes whole numbers."""
+
+    observation_space = gymnasium.spaces.Box(0, 9, (2,), np.int32)
+    action_space = gymnasium.spaces.Discrete(3)
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_integers_are_served_as_they_are_learnt_from(tmp_path, normalize):
+    gymnasium.register("Grid-v0", Grid, disable_env_checker=True)
+    config = Config(env="Grid-v0", hidden_size=8, normalize_observations=normalize)
+    policy = make_policy(config)
+    if normalize:
+        policy.normalize([4.0, 5.0], [2.0, 3.0])
+    export_policy(policy, config, tmp_path / "model", {})
+    del gymnasium.registry["Grid-v0"]
+    model = tf.saved_model.load(str(tmp_path / "model"))
+    raw = np.array([[0, 9], [7, 3]], np.int32)
+    served = model.signatures["serving_default"](observation=tf.constant(raw))
+    parameters, _ = policy.forward(policy.tensor(raw))
+    np.testing.assert_allclose(served["logits"], parameters, rtol=1e-5, atol=1e-6)
 
 
 def test_nothing_else_is_overwritten(tmp_path):

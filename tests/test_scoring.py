@@ -13,12 +13,12 @@ from acktr_tf.environments import (
     VectorEnvironment,
     training_seeds,
 )
-from acktr_tf.errors import RunError
 from acktr_tf.policy import ActorCritic
 from acktr_tf.scoring import (
     EVALUATION,
     MAX_STEPS,
     VALIDATION,
+    EndlessGameError,
     PolicyPlayer,
     Scores,
     actor,
@@ -135,7 +135,9 @@ def test_a_game_that_never_ends_is_an_error(games):
     if games == 1:
         assert score(still, environments, 1, max_steps=5).lengths.tolist() == [5]
         return
-    with pytest.raises(RunError, match=rf"Game 2 .*seed {endless}.* 20 .*--max_steps"):
+    with pytest.raises(
+        EndlessGameError, match=rf"Game 2 .*seed {endless}.* 20 .*--max_steps"
+    ):
         score(still, environments, games, max_steps=20)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from acktr_tf import checkpoint, trainer
+from acktr_tf import checkpoint, scoring, trainer
 from acktr_tf.algorithms import Algorithm
 from acktr_tf.config import Config
 from acktr_tf.environments.gym import GymEnvironment
@@ -250,6 +250,30 @@ def test_finished_run_stays_finished(tmp_path, capfd):
     assert "complete" in capfd.readouterr().err
     after = final_state(tmp_path / "run")
     assert all(np.array_equal(before[name], after[name]) for name in before)
+
+
+def test_settings_that_are_refused_leave_nothing_behind(tmp_path):
+    run_dir = tmp_path / "run"
+    with pytest.raises(UserError, match="nature_cnn takes"):
+        trainer.train(tiny(run_dir, network="nature_cnn"), COMMAND)
+    assert not run_dir.exists()
+    assert trainer.train(tiny(run_dir), COMMAND) == 0
+
+
+def test_a_game_that_does_not_end_costs_an_evaluation_and_not_the_run(
+    tmp_path, monkeypatch, capfd
+):
+    def endless(policy, config, games):
+        raise scoring.EndlessGameError("Game 3 has not ended.")
+
+    monkeypatch.setattr(trainer, "score_policy", endless)
+    config = tiny(tmp_path / "run", evaluation_period=192)
+    assert trainer.train(config, COMMAND) == 0
+    said = "Evaluation at step 192: given up. Game 3 has not ended."
+    assert said in capfd.readouterr().err
+    progress = rows(tmp_path / "run" / "progress.csv")
+    assert {row["evaluation_return"] for row in progress} <= {"", "nan"}
+    assert not (tmp_path / "run" / "export" / "best").exists()
 
 
 def test_other_settings_are_refused_by_name(tmp_path):

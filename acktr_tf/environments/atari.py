@@ -11,6 +11,7 @@ import warnings
 from typing import Any
 
 import ale_py
+import gymnasium
 import numpy as np
 import numpy.typing as npt
 from ale_py import roms, vector_env
@@ -64,6 +65,8 @@ def find_game(name: str) -> tuple[str, float] | None:
     elif (match := _OTHER_VERSION.fullmatch(name)) and match["game"] in by_pascal_case:
         pascal = match["game"]
         game = by_pascal_case[pascal]
+        if _is_of_another(name):
+            return None
         if game not in MULTI_PLAYER_GAMES:
             raise UserError(
                 f"`{name}` is not offered: games are played from the screen, with a "
@@ -88,6 +91,15 @@ def find_game(name: str) -> tuple[str, float] | None:
             f"{len(game_names())} games of ALE that have a mode for one."
         )
     return game, stickiness
+
+
+def _is_of_another(name: str) -> bool:
+    """Whether Gymnasium knows an environment of that name that is not ALE's.
+
+    Its card game is called `Blackjack-v1`.
+    """
+    spec = gymnasium.registry.get(name)
+    return spec is not None and not str(spec.entry_point).startswith("ale_py.")
 
 
 def game_names() -> list[str]:

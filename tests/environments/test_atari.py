@@ -78,6 +78,16 @@ def test_names_mean_what_they_mean_in_gymnasiums_registry() -> None:
     assert compared > 200
 
 
+def test_no_environment_of_another_is_taken_for_a_game() -> None:
+    others = [
+        name
+        for name, spec in gymnasium.registry.items()
+        if not str(spec.entry_point).startswith("ale_py.")
+    ]
+    assert "Blackjack-v1" in others  # Of which Atari has one, too.
+    assert [name for name in others if find_game(name)] == []
+
+
 @pytest.mark.parametrize(
     ("name", "closest"),
     [
