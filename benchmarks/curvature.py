@@ -197,7 +197,8 @@ def part_functions(
     @tf.function
     def statistics(inputs: tf.Tensor, gradients: tf.Tensor) -> list[tf.Tensor]:
         recorded: Any = Recorded(call._replace(inputs=inputs))
-        return block.statistics(recorded, [gradients], tf.constant(0))
+        examples = tf.shape(gradients)[0]
+        return block.statistics(recorded, [gradients], examples, tf.constant(0))
 
     found = statistics(call.inputs, gradients)
     accept = tf.function(lambda *found: block.accept(found, 0.99))

@@ -169,7 +169,11 @@ class Block(abc.ABC):
 
     @abc.abstractmethod
     def statistics(
-        self, tape: CurvatureTape, gradients: Sequence[tf.Tensor], step: tf.Tensor
+        self,
+        tape: CurvatureTape,
+        gradients: Sequence[tf.Tensor],
+        examples: tf.Tensor,
+        step: tf.Tensor,
     ) -> list[tf.Tensor]:
         """What a batch says of the block: A, G and, for EKFAC, its squares.
 
@@ -179,10 +183,16 @@ class Block(abc.ABC):
         Args:
           tape: Saw the layer's calls.
           gradients: Of the log-likelihoods' sum, with respect to `sources`.
+          examples: N, of how many log-likelihoods; a model may call a layer on another
+            number of rows, as one that folds positions into the batch does.
           step: Number of the update of the factors, scalar integer.
 
         Returns:
           Means over the examples.
+
+        Raises:
+          ValueError: With EKFAC, which needs the rows of an example together: there
+            are not as many rows as examples.
         """
 
     def accept(self, statistics: Sequence[tf.Tensor], decay: float) -> tf.Tensor:
@@ -355,18 +365,35 @@ class KroneckerBlock(Block):
         return [call.outputs for call in tape.calls(self.layer)]
 
     def statistics(
-        self, tape: CurvatureTape, gradients: Sequence[tf.Tensor], step: tf.Tensor
+        self,
+        tape: CurvatureTape,
+        gradients: Sequence[tf.Tensor],
+        examples: tf.Tensor,
+        step: tf.Tensor,
     ) -> list[tf.Tensor]:
         """See `Block.statistics`."""
         calls = tape.calls(self.layer)
         # Of an embedding they come as slices.
         found = [tf.convert_to_tensor(gradient) for gradient in gradients]
-        examples = tf.shape(found[0])[0]
-        sums = self._sums_in_pieces(calls, found, step, examples)
+        if isinstance(self._inverse, EKFACInverse):
+            self._require_a_row_each(found[0], examples)
+        sums = self._sums_in_pieces(calls, found, step)
         moments = factors.Moments(*sums[:3])
         count = tf.cast(examples, tf.float32)
         batch = factors.factors_of(moments, count, self._options.conv_positions)
         return [*batch, *(observed / count for observed in sums[3:])]
+
+    def _require_a_row_each(self, gradients: tf.Tensor, examples: tf.Tensor) -> None:
+        received, expected = gradients.shape[0], tf.get_static_value(examples)
+        message = (
+            'inverse="ekfac" needs a row of each layer for each example. Received: '
+            f"layer `{self.layer.name}`, called on another number of rows than there "
+            'are log-likelihoods. inverse="eigen" and "cholesky" take any.'
+        )
+        if received is None or expected is None:
+            tf.debugging.assert_equal(tf.shape(gradients)[0], examples, message)
+        elif received != expected:
+            raise ValueError(message)
 
     def _sums(
         self, calls: Sequence[Call], gradients: Sequence[tf.Tensor], step: tf.Tensor
@@ -401,9 +428,9 @@ class KroneckerBlock(Block):
         calls: Sequence[Call],
         gradients: Sequence[tf.Tensor],
         step: tf.Tensor,
-        examples: tf.Tensor,
     ) -> list[tf.Tensor]:
-        """As `_sums`, of so many examples at a time that patches need little memory."""
+        """As `_sums`, of so many rows at a time that patches need little memory."""
+        rows = tf.shape(gradients[0])[0]
         at_once = self._examples_at_once(calls)
         if at_once is None:
             return self._sums(calls, gradients, step)
@@ -411,7 +438,7 @@ class KroneckerBlock(Block):
         def add(
             start: tf.Tensor, totals: list[tf.Tensor]
         ) -> tuple[tf.Tensor, list[tf.Tensor]]:
-            end = tf.minimum(start + at_once, examples)
+            end = tf.minimum(start + at_once, rows)
             piece = self._sums(
                 [call._replace(inputs=call.inputs[start:end]) for call in calls],
                 [gradient[start:end] for gradient in gradients],
@@ -423,7 +450,7 @@ class KroneckerBlock(Block):
         if isinstance(self._inverse, EKFACInverse):
             shapes.append((self.num_inputs, self.num_outputs))
         _, totals = tf.while_loop(
-            lambda start, _: start < examples,
+            lambda start, _: start < rows,
             add,
             (tf.constant(0), [tf.zeros(shape) for shape in shapes]),
             parallel_iterations=1,
@@ -431,15 +458,15 @@ class KroneckerBlock(Block):
         return totals
 
     def _examples_at_once(self, calls: Sequence[Call]) -> int | tf.Tensor | None:
-        """How many examples' patches may be held at a time; None for all."""
+        """How many rows' patches may be held at a time; None for all."""
         if not self._kind.has_patches:
             return None
         limit = self._options.max_patch_bytes
         size = sum(patch_bytes(call.inputs, self.layer) for call in calls)
-        examples = calls[0].inputs.shape[0]
+        rows = calls[0].inputs.shape[0]
         if isinstance(size, int):
             at_once = min(max(1, limit // size), MOST_AT_ONCE)
-            return None if examples is not None and examples <= at_once else at_once
+            return None if rows is not None and rows <= at_once else at_once
         return tf.cast(tf.clip_by_value(limit / size, 1.0, MOST_AT_ONCE), tf.int32)
 
 
@@ -470,13 +497,26 @@ class DiagonalBlock(Block):
         return [variable.value for variable in self._variables]
 
     def statistics(
-        self, tape: CurvatureTape, gradients: Sequence[tf.Tensor], step: tf.Tensor
+        self,
+        tape: CurvatureTape,
+        gradients: Sequence[tf.Tensor],
+        examples: tf.Tensor,
+        step: tf.Tensor,
     ) -> list[tf.Tensor]:
         """See `Block.statistics`."""
         found = [tf.convert_to_tensor(gradient) for gradient in gradients]
         squares = tf.square(tf.cast(self.to_matrix(found), tf.float32))
-        examples = tf.cast(tape.examples, tf.float32)
-        return [tf.ones([1, 1]), squares[0] / examples]
+        return [tf.ones([1, 1]), squares[0] / tf.cast(examples, tf.float32)]
+
+
+def paths(blocks: Sequence[Block]) -> list[str]:
+    """A name for each: its layer's path, with a number where that is another's, too."""
+    found: list[str] = []
+    for block in blocks:
+        path = block.layer.path
+        times = sum(each.layer.path == path for each in blocks[: len(found)])
+        found.append(f"{path}_{times}" if times else path)
+    return found
 
 
 def _total(moments: Sequence[factors.Moments]) -> list[tf.Tensor]:

@@ -63,7 +63,7 @@ class CurvatureTape(tf.GradientTape):
         # Written past Keras' attribute tracking: the hook is no part of the layer.
         for layer in self._layers:
             hooks = {"call": self._recording_call(layer, layer.call)}
-            if hasattr(layer, "activation"):
+            if callable(getattr(layer, "activation", None)):
                 hooks["activation"] = self._recording_activation(
                     layer, layer.activation
                 )
@@ -95,21 +95,6 @@ class CurvatureTape(tf.GradientTape):
                 "block. Call the whole model there."
             )
         return list(self._calls[id(layer)])
-
-    @property
-    def examples(self) -> tf.Tensor:
-        """How many examples the layers were called on, scalar int32.
-
-        Raises:
-          ValueError: No layer was called.
-        """
-        calls = next(iter(self._calls.values()), None)
-        if calls is None:
-            raise ValueError(
-                "No layer was called inside the CurvatureTape's block. Call the model "
-                "there."
-            )
-        return tf.shape(tf.nest.flatten(calls[0].outputs)[0])[0]
 
     def _recording_call(
         self, layer: keras.layers.Layer, call: Callable[..., Any]

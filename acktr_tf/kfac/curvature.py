@@ -109,8 +109,16 @@ class Curvature:
 
         Raises:
           ValueError: A layer was not called inside the tape's block, or the
-            log-likelihood does not depend on it.
+            log-likelihood does not depend on it, or is not `[N]`; or see
+            `Block.statistics`.
         """
+        shape = log_likelihood.shape
+        if shape.rank not in (None, 1):
+            raise ValueError(
+                "`log_likelihood` must be [N], one number an example; their sum or "
+                f"mean says nothing of each. Received: shape={tuple(shape)}"
+            )
+        examples = tf.shape(log_likelihood)[0]
         sources = [block.sources(tape) for block in self.blocks]
         # Summed over examples, so each row holds its example's own gradient.
         gradients = tape.gradient(log_likelihood, sources)
@@ -121,7 +129,7 @@ class Curvature:
                     f"`{block.layer.name}`, or was computed outside the tape's block."
                 )
         statistics = [
-            block.statistics(tape, found, step)
+            block.statistics(tape, found, examples, step)
             for block, found in zip(self.blocks, gradients, strict=True)
         ]
         means = mean_over_replicas(statistics)

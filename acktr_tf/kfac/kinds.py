@@ -118,7 +118,8 @@ def _kinds() -> str:
 
 def _leaf_layers(layer: keras.layers.Layer) -> Sequence[keras.layers.Layer]:
     inner = getattr(layer, "layers", None)
-    if not inner:
+    # A layer of one's own may call anything so.
+    if not inner or not isinstance(inner, list | tuple):
         return [layer]
     leaves: dict[int, Any] = {}
     for child in inner:

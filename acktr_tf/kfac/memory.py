@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import keras
 
-from acktr_tf.kfac.blocks import Options
+from acktr_tf.kfac.blocks import Options, paths
 from acktr_tf.kfac.kinds import make_blocks
 
 FLOAT32 = 4
@@ -31,11 +31,11 @@ def memory(model: keras.layers.Layer, options: Options) -> dict[str, int]:
 
     blocks = make_blocks(model, promise, options)
     found = {}
-    for block in blocks:
+    for path, block in zip(paths(blocks), blocks, strict=True):
         shapes = [tuple(array.shape) for array in block.state]
         if options.thread:
             shapes += block.factor_shapes
-        found[block.layer.path] = _bytes(shapes)
+        found[path] = _bytes(shapes)
     weights = [tuple(v.shape) for block in blocks for v in block.variables]
     found["velocity"] = _bytes(weights)
     found["total"] = sum(found.values())

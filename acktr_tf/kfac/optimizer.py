@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
-from acktr_tf.kfac.blocks import INVERSES, Block, Options
+from acktr_tf.kfac.blocks import INVERSES, Block, Options, paths
 from acktr_tf.kfac.capture import CurvatureTape
 from acktr_tf.kfac.curvature import Curvature, inner_product
 from acktr_tf.kfac.damping import adapted_damping
@@ -70,7 +71,8 @@ class KFAC(keras.optimizers.Optimizer):
         1, and the radius bounds the step applied.
       damping: λ, Tikhonov damping of F.
       damping_period: Every so many steps `kfac.Model` adapts the damping by the
-        Levenberg-Marquardt rule; see `adapt_damping`. None for damping that stays.
+        Levenberg-Marquardt rule; see `adapt_damping`. None for damping that stays. What
+        `weight_decay` does is in the measured change and not in the predicted one.
       factor_decay: ρ, decay of the running factors.
       factor_update_period: Steps between two updates of the factors by `kfac.Model`;
         in the first period they are updated at every step.
@@ -92,9 +94,10 @@ class KFAC(keras.optimizers.Optimizer):
       conv_positions: What is assumed of the gradients at the positions of a
         convolution. "uncorrelated": KFC. "correlated": an upper bound, the more
         careful of the two by the number of positions.
-      curvature_fraction: Of the batch, in (0, 1], for the factors in `kfac.Model`.
-        None for at most 128 examples. But for 1 at every step, this costs a forward
-        pass of its own on so many.
+      curvature_fraction: Of the batch, in (0, 1], for the factors in `kfac.Model`: the
+        first examples, so that batches should be shuffled, as `fit` does. None for at
+        most 128 examples. But for 1 at every step, this costs a forward pass of its
+        own on so many.
       patch_period: Of the positions of a convolution one in so many along each axis has
         its patch in the factor A; another one in each update. Not with "ekfac".
       max_patch_bytes: Of patches that are held at a time; more are made in pieces.
@@ -140,8 +143,13 @@ class KFAC(keras.optimizers.Optimizer):
         if kl_radius is not None:
             _require(kl_radius > 0, "kl_radius", "positive or None", kl_radius)
         if damping_period is not None:
+            _require_count("damping_period", damping_period)
             _require(
-                damping_period >= 1, "damping_period", "at least 1", damping_period
+                not self.gradient_accumulation_steps,
+                "damping_period",
+                "None with gradient_accumulation_steps, where a batch is a part of a "
+                "step",
+                damping_period,
             )
         _require_one_of(TRUST_REGIONS, "trust_region", trust_region)
         _require(0 <= momentum < 1, "momentum", "in [0, 1)", momentum)
@@ -154,7 +162,7 @@ class KFAC(keras.optimizers.Optimizer):
             ("patch_period", patch_period),
             ("max_patch_bytes", max_patch_bytes),
         ]:
-            _require(value >= 1, argument, "at least 1", value)
+            _require_count(argument, value)
         _require_one_of(tuple(INVERSES), "inverse", inverse)
         _require_one_of(CONV_POSITIONS, "conv_positions", conv_positions)
         _require(
@@ -266,6 +274,8 @@ class KFAC(keras.optimizers.Optimizer):
         if model is None:
             return []
         self._curvature = Curvature(model, self.add_variable, self._options())
+        if not self._curvature.variables:
+            raise ValueError(f"Model `{model.name}` has no trainable weights.")
         return self._curvature.variables
 
     def _options(self) -> Options:
@@ -293,8 +303,11 @@ class KFAC(keras.optimizers.Optimizer):
           a time, each convolution takes up to `max_patch_bytes`.
 
         Raises:
-          ValueError: A layer is not supported, and the message names it.
+          ValueError: A layer is not supported, and the message names it; or the model
+            is not built.
         """
+        if not model.built:
+            raise ValueError(f"`memory` needs a built model. Received: `{model.name}`")
         return memory(model, self._options())
 
     def _add_scalar(
@@ -358,8 +371,9 @@ class KFAC(keras.optimizers.Optimizer):
           log_likelihood: `[N]`, see `update_curvature`.
 
         Raises:
-          ValueError: A layer was not called inside the tape's block, or the
-            log-likelihood does not depend on it.
+          ValueError: A layer was not called inside the tape's block; the
+            log-likelihood does not depend on it, or is not `[N]`; or, with
+            `inverse="ekfac"`, a layer was called on more or fewer rows than N.
         """
         # Counts the updates, so that `patch_period` leaves out no position.
         step = tf.cast(self._iterations.value, tf.int32)
@@ -755,10 +769,10 @@ class KFAC(keras.optimizers.Optimizer):
             "rejected_statistics": self.rejected_statistics,
             "skipped_steps": self.skipped_steps,
         }
-        for block in self.blocks:
+        for path, block in zip(paths(self.blocks), self.blocks, strict=True):
             condition = block.condition_number(self.current_damping)
-            found[f"condition/{block.layer.path}"] = condition
-            found[f"pi/{block.layer.path}"] = block.pi()
+            found[f"condition/{path}"] = condition
+            found[f"pi/{path}"] = block.pi()
         return found
 
     def get_config(self) -> dict[str, Any]:
@@ -801,6 +815,11 @@ def _gram_of(directions: Sequence[Sequence[tf.Tensor]]) -> tf.Tensor:
 def _require(accepted: bool, name: str, what: str, received: object) -> None:
     if not accepted:
         raise ValueError(f"`{name}` must be {what}. Received: {name}={received!r}")
+
+
+def _require_count(name: str, received: Any) -> None:
+    accepted = received >= 1 and isinstance(received, int | np.integer)
+    _require(accepted, name, "an integer, at least 1", received)
 
 
 def _require_one_of(accepted: Sequence[object], name: str, received: object) -> None:

@@ -8,6 +8,7 @@ import keras
 import tensorflow as tf
 
 from acktr_tf.kfac.likelihoods import Likelihoods
+from acktr_tf.kfac.lookahead import Lookahead
 from acktr_tf.kfac.optimizer import KFAC
 from acktr_tf.kfac.replicas import mean_over_replicas
 
@@ -38,6 +39,7 @@ class Trainer(_Base):
         optimizer: Any = "rmsprop",
         loss: Any = None,
         loss_weights: Any = None,
+        *args: Any,
         **kwargs: Any,
     ) -> None:
         """See `keras.Model.compile`.
@@ -47,6 +49,7 @@ class Trainer(_Base):
           loss: One that `kfac.likelihood_of` knows; of several outputs a list or
             dictionary of them.
           loss_weights: Of several losses, likewise.
+          *args: Of `keras.Model.compile`.
           **kwargs: Of `keras.Model.compile`. `jit_compile` must not be True: matrices
             are inverted outside of XLA.
 
@@ -62,7 +65,7 @@ class Trainer(_Base):
             kwargs["jit_compile"] = False
             names = getattr(self, "output_names", None)
             self._likelihoods = Likelihoods(loss, loss_weights, names)
-        super().compile(optimizer, loss, loss_weights, **kwargs)
+        super().compile(optimizer, loss, loss_weights, *args, **kwargs)
         if kfac is None:
             return
         if kfac.step_rule == "quadratic" and self.optimizer is not kfac:
@@ -70,6 +73,12 @@ class Trainer(_Base):
             raise ValueError(
                 'step_rule="quadratic" chooses the whole step and cannot be wrapped. '
                 f"Received: optimizer={type(self.optimizer).__name__}"
+            )
+        if kfac.damping_period is not None and _is_looked_ahead(self.optimizer):
+            raise ValueError(
+                "`damping_period` must be None inside of Lookahead, after which the "
+                "loss is not that of the step. Received: "
+                f"damping_period={kfac.damping_period}"
             )
         kfac.attach(self)
 
@@ -102,6 +111,9 @@ class Trainer(_Base):
             with tf.init_scope():
                 kfac.build(self.trainable_variables)
 
+        before: tuple[Any, ...] = ()
+        if kfac.damping_period is not None:
+            before = tf.identity(kfac.iterations.value), self._states()
         # One forward pass is enough where all examples are in every update.
         shared = kfac.curvature_fraction == 1.0 and kfac.factor_update_period == 1
         likelihood = None
@@ -127,7 +139,7 @@ class Trainer(_Base):
         else:
             self.optimizer.apply(gradients, variables)
         if kfac.damping_period is not None:
-            self._adapt_damping_if_due(kfac, x, y, sample_weight, loss)
+            self._adapt_damping_if_due(kfac, x, y, sample_weight, loss, *before)
         metrics: dict[str, Any] = self.compute_metrics(x, y, outputs, sample_weight)
         return metrics
 
@@ -211,18 +223,40 @@ class Trainer(_Base):
         return gram
 
     def _adapt_damping_if_due(
-        self, kfac: KFAC, x: Any, y: Any, sample_weight: Any, loss: tf.Tensor
+        self,
+        kfac: KFAC,
+        x: Any,
+        y: Any,
+        sample_weight: Any,
+        loss: tf.Tensor,
+        steps: tf.Tensor,
+        states: Sequence[tf.Tensor],
     ) -> None:
-        """By what the step just taken did to the loss of its own batch."""
+        """By what the step just taken did to the loss of its own batch.
+
+        The loss after it has the seeds that the loss before it had, so that dropout
+        leaves out the same units. A step that a loss scale left out says nothing.
+
+        Args:
+          kfac: The optimizer.
+          x: The batch's inputs.
+          y: Its targets.
+          sample_weight: Its weights.
+          loss: Of it, before the step.
+          steps: How many were counted before the step.
+          states: As `_states` had them before the loss.
+        """
 
         def change() -> tf.Tensor:
             with self._nothing_remembered():
+                self._restore(states)
                 outputs = self(x, training=True)
                 after = self.compute_loss(x, y, outputs, sample_weight, training=True)
             return tf.cast(after - loss, tf.float32)
 
         # The step has been counted already.
-        due = tf.equal(kfac.iterations.value % kfac.damping_period, 0)
+        now = kfac.iterations.value
+        due = (now > steps) & tf.equal(now % kfac.damping_period, 0)
         measured = tf.cond(due, change, lambda: tf.constant(0.0))
         # A loss is divided by the number of replicas.
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
@@ -231,17 +265,25 @@ class Trainer(_Base):
     @contextmanager
     def _nothing_remembered(self) -> Iterator[None]:
         """A forward pass in training that moves no running mean and no seed."""
-        variables = self.non_trainable_variables
-        before = [tf.identity(variable.value) for variable in variables]
+        before = self._states()
         try:
             yield
         finally:
-            for variable, value in zip(variables, before, strict=True):
-                variable.assign(value)
+            self._restore(before)
+
+    def _states(self) -> list[tf.Tensor]:
+        """Running means, seeds and whatever else no gradient moves."""
+        return [tf.identity(v.value) for v in self.non_trainable_variables]
+
+    def _restore(self, states: Sequence[tf.Tensor]) -> None:
+        for variable, value in zip(self.non_trainable_variables, states, strict=True):
+            variable.assign(value)
 
     def _track_loss(self, loss: tf.Tensor, x: Any) -> None:
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        examples = tf.shape(keras.tree.flatten(x)[0])[0]
+        # An input may be left out.
+        given = next(part for part in keras.tree.flatten(x) if part is not None)
+        examples = tf.shape(given)[0]
         self._loss_tracker.update_state(replicas * loss, sample_weight=examples)
 
 
@@ -260,6 +302,13 @@ def kfac_of(optimizer: Any) -> KFAC | None:
     while optimizer is not None and not isinstance(optimizer, KFAC):
         optimizer = getattr(optimizer, "inner_optimizer", None)
     return optimizer
+
+
+def _is_looked_ahead(optimizer: Any) -> bool:
+    """Whether a Lookahead is around an optimizer's innermost one."""
+    while optimizer is not None and not isinstance(optimizer, Lookahead):
+        optimizer = getattr(optimizer, "inner_optimizer", None)
+    return optimizer is not None
 
 
 def _first(fraction: float | None, values: Any) -> Any:

@@ -337,6 +337,82 @@ def test_the_calls_of_a_layer_are_positions():
     twins.assert_close(g, oracle.factor_g(np.concatenate(found.g, axis=1)))
 
 
+def folded(fold: bool, inverse: str = "cholesky") -> tuple[keras.Model, KFAC]:
+    """A layer at four positions, which are an axis of their own or in the batch's."""
+    layer = LAYERS.Dense(3, activation="tanh", name="hidden")
+    inputs = keras.Input((4, 5))
+    hidden = inputs
+    if fold:
+        hidden = keras.ops.reshape(hidden, (-1, 5))
+    hidden = layer(hidden)
+    if fold:
+        hidden = keras.ops.reshape(hidden, (-1, 4, 3))
+    outputs = LAYERS.Dense(2)(LAYERS.Flatten()(hidden))
+    model = keras.Model(inputs, outputs)
+    optimizer = KFAC(inverse=inverse)
+    optimizer.attach(model)
+    return model, optimizer
+
+
+def test_positions_that_are_folded_into_the_batch_are_positions():
+    x = twins.inputs(6, 4, 5)
+    found = []
+    weights = None
+    for fold in (False, True):
+        model, optimizer = folded(fold)
+        weights = model.get_weights() if weights is None else weights
+        model.set_weights(weights)
+        with optimizer.curvature_tape() as tape:
+            log_likelihood = twins.wavy_log_likelihood([model(x)])
+        optimizer.update_factors(tape, log_likelihood)
+        found.append([block.factors() for block in optimizer.blocks])
+    for unfolded, of_fold in zip(*found, strict=True):
+        twins.assert_close(of_fold.a, unfolded.a)
+        twins.assert_close(of_fold.g, unfolded.g)
+
+
+class Siamese(keras.Model):
+    """Compares two inputs, which it gives a layer behind each other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.both = LAYERS.Dense(3, activation="tanh")
+
+    def call(self, inputs: list[tf.Tensor]) -> tf.Tensor:
+        left, right = tf.split(self.both(tf.concat(inputs, axis=0)), 2)
+        return left * right
+
+
+def test_inputs_behind_each_other_in_one_batch_are_positions():
+    model = Siamese()
+    x = [twins.inputs(6, 5), twins.inputs(6, 5)[::-1]]
+    model(x)
+    optimizer = KFAC()
+    optimizer.attach(model)
+    with optimizer.curvature_tape() as tape:
+        log_likelihood = twins.wavy_log_likelihood([model(x)])
+    optimizer.update_factors(tape, log_likelihood)
+
+    a, _ = optimizer.blocks[0].factors()
+    pairs = with_bias(np.stack(x, axis=1), True)
+    twins.assert_close(a, oracle.factor_a(pairs))
+
+
+@pytest.mark.parametrize("batch", [6, None])
+def test_ekfac_refuses_rows_that_are_not_examples(batch):
+    model, optimizer = folded(True, "ekfac")
+
+    @tf.function(input_signature=[tf.TensorSpec([batch, 4, 5])], autograph=False)
+    def update(x):
+        with optimizer.curvature_tape() as tape:
+            log_likelihood = twins.wavy_log_likelihood([model(x)])
+        optimizer.update_factors(tape, log_likelihood)
+
+    message = "layer `hidden`, called on another number of rows"
+    with pytest.raises((ValueError, tf.errors.InvalidArgumentError), match=message):
+        update(twins.inputs(6, 4, 5))
+
+
 def test_calls_with_one_position_and_with_many_are_positions_alike():
     layer = LAYERS.Dense(3, name="twice")
     one, many = keras.Input((2,)), keras.Input((4, 2))
@@ -607,7 +683,6 @@ def test_a_layer_of_several_outputs_counts_the_examples():
     x = twins.inputs(5, 3, 2)
     with optimizer.curvature_tape() as tape:
         log_likelihood = twins.wavy_log_likelihood([model(x)])
-    assert tape.examples == 5
     optimizer.update_factors(tape, log_likelihood)
 
     found = twins.per_example_gradients(model, x, twins.wavy_log_likelihood)
@@ -625,8 +700,34 @@ def test_a_layer_may_be_called_by_the_names_of_its_arguments():
     with optimizer.curvature_tape() as tape:
         log_likelihood = twins.wavy_log_likelihood([model(x)])
     optimizer.update_factors(tape, log_likelihood)
-    assert tape.examples == 5
     assert np.abs(optimizer.blocks[0].factors().g).max() > 0
+
+
+class Plain(LAYERS.Layer):
+    """Names of attributes that other layers have, for something else."""
+
+    def __init__(self) -> None:
+        super().__init__(name="odd")
+        self.activation = None
+        self.layers = 2
+
+    def build(self, shape: tuple[int, ...]) -> None:
+        self.slope = self.add_weight((shape[-1],), "ones", name="slope")
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        outputs = inputs * self.slope
+        return outputs if self.activation is None else self.activation(outputs)
+
+
+def test_a_layer_of_ones_own_may_use_names_that_others_have():
+    model = keras.Sequential([keras.Input((3,)), Plain()])
+    optimizer = KFAC(fallback="diagonal")
+    optimizer.attach(model)
+    x = twins.inputs(5, 3)
+    with optimizer.curvature_tape() as tape:
+        log_likelihood = twins.wavy_log_likelihood([model(x)])
+    optimizer.update_factors(tape, log_likelihood)
+    assert np.abs(optimizer.blocks[0].factors().g).min() > 0
 
 
 # Frozen ---------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 import keras
 import pytest
+import tensorflow as tf
 
 from acktr_tf.kfac import KFAC
 
@@ -54,4 +55,29 @@ def test_a_layer_that_is_not_supported_is_named():
     layer = keras.layers.GroupNormalization(1, name="group")
     model = keras.Sequential([keras.Input((5,)), layer])
     with pytest.raises(ValueError, match="`group` of type GroupNormalization"):
+        KFAC().memory(model)
+
+
+def test_layers_of_one_path_are_counted_each():
+    inputs = keras.Input((3,))
+
+    def encoder(size: int) -> keras.Model:
+        inner = keras.Input((3,))
+        return keras.Model(inner, keras.layers.Dense(size, name="hidden")(inner))
+
+    outputs = [encoder(size)(inputs) for size in (4, 5)]
+    model = keras.Model(inputs, outputs)
+    optimizer = KFAC()
+    found = optimizer.memory(model)
+    assert list(found) == ["hidden", "hidden_1", "velocity", "total"]
+    optimizer.attach(model)
+    with optimizer.curvature_tape() as tape:
+        log_likelihood = tf.add_n([tf.reduce_sum(y, 1) for y in model(tf.ones([2, 3]))])
+    optimizer.update_curvature(tape, log_likelihood)
+    assert {"pi/hidden", "pi/hidden_1"} <= set(optimizer.diagnostics())
+
+
+def test_a_model_that_is_not_built_is_refused():
+    model = keras.Sequential([keras.layers.Dense(3)], name="later")
+    with pytest.raises(ValueError, match=r"needs a built model.*`later`"):
         KFAC().memory(model)

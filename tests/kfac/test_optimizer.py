@@ -488,11 +488,12 @@ def test_a_constant_learning_rate_can_be_set():
         ("damping", 0.0, "positive"),
         ("damping", float("nan"), "positive"),
         ("factor_decay", 1.0, r"in \[0, 1\)"),
-        ("inverse_update_period", 0, "at least 1"),
-        ("factor_update_period", 0, "at least 1"),
-        ("patch_period", 0, "at least 1"),
-        ("max_patch_bytes", 0, "at least 1"),
-        ("damping_period", 0, "at least 1"),
+        ("inverse_update_period", 0, "an integer, at least 1"),
+        ("factor_update_period", 0, "an integer, at least 1"),
+        ("patch_period", 0, "an integer, at least 1"),
+        ("max_patch_bytes", 0, "an integer, at least 1"),
+        ("damping_period", 0, "an integer, at least 1"),
+        ("factor_update_period", 2.0, "an integer, at least 1"),
         ("step_rule", "newton", "one of momentum, quadratic"),
         ("inverse", "qr", "one of cholesky, eigen, ekfac"),
         ("curvature_fraction", 0.0, r"in \(0, 1\] or None"),
@@ -513,11 +514,33 @@ def test_an_argument_out_of_range_is_named(name, value, accepted):
     [
         ({"patch_period": 2, "inverse": "ekfac"}, 'must be 1 with inverse="ekfac"'),
         ({"fallback": "diagonal", "fisher": "empirical"}, "scores of mean zero"),
+        (
+            {"damping_period": 2, "gradient_accumulation_steps": 2},
+            "must be None with gradient_accumulation_steps",
+        ),
     ],
 )
 def test_arguments_that_do_not_go_together_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         KFAC(**arguments)
+
+
+def test_a_model_without_trainable_weights_is_refused():
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)], name="ice")
+    model.trainable = False
+    with pytest.raises(ValueError, match="Model `ice` has no trainable weights"):
+        KFAC().attach(model)
+
+
+@pytest.mark.parametrize("reduce", [tf.reduce_mean, lambda each: each[:, None]])
+def test_a_log_likelihood_that_is_not_one_an_example_is_refused(reduce):
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    optimizer = KFAC()
+    optimizer.attach(model)
+    with optimizer.curvature_tape() as tape:
+        log_likelihood = reduce(twins.wavy_log_likelihood([model(twins.inputs(5, 3))]))
+    with pytest.raises(ValueError, match=r"`log_likelihood` must be \[N\]"):
+        optimizer.update_curvature(tape, log_likelihood)
 
 
 def test_a_step_before_attach_is_refused_and_says_what_to_do():

@@ -281,6 +281,42 @@ def test_damping_rises_where_the_loss_does():
     assert float(model.optimizer.current_damping) > 0.001
 
 
+def test_dropout_does_not_hide_what_a_step_did_to_the_loss():
+    # Of steps so short that the quadratic model is exact.
+    model = compiled(
+        keras.layers.Dropout(0.5), kl_radius=1e-9, momentum=0.0, damping_period=1
+    )
+    steps = len(fit(model, epochs=2).epoch) * -(-len(make_data()[0]) // 32)
+    assert int(model.optimizer.iterations) == steps
+    np.testing.assert_allclose(
+        model.optimizer.current_damping, 0.001 * 0.95**steps, rtol=1e-4
+    )
+
+
+def test_a_step_that_a_loss_scale_left_out_says_nothing_of_the_damping():
+    optimizer = kfac.KFAC(damping_period=1)
+    model = make_model()
+    scaled = keras.optimizers.LossScaleOptimizer(optimizer)
+    model.compile(scaled, loss=cross_entropy())
+    scaled.build(model.trainable_variables)
+    scaled.dynamic_scale.assign(np.inf)  # However often it is halved.
+    fit(model, epochs=1)
+    assert int(optimizer.iterations) == 0
+    np.testing.assert_allclose(optimizer.current_damping, 0.001, rtol=1e-6)
+
+
+def test_damping_does_not_follow_inside_of_lookahead():
+    optimizer = kfac.Lookahead(kfac.KFAC(damping_period=6))
+    with pytest.raises(ValueError, match="`damping_period` must be None inside"):
+        make_model().compile(optimizer, loss=cross_entropy())
+
+
+def test_metrics_may_be_given_by_place():
+    model = make_model()
+    model.compile(kfac.KFAC(), cross_entropy(), None, ["accuracy"])
+    assert "accuracy" in fit(model, epochs=1).history
+
+
 def test_weights_decay_as_keras_says():
     # Without a gradient to speak of: θ ← θ (1 − lr · decay).
     model = compiled(learning_rate=0.1, weight_decay=0.5, kl_radius=1e-20)
