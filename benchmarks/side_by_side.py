@@ -15,6 +15,7 @@ DIR/side_by_side.
 """
 
 import argparse
+import os
 import subprocess
 import sys
 import time
@@ -22,6 +23,7 @@ from pathlib import Path
 
 from arguments import positive
 
+from acktr_tf import locks
 from acktr_tf.benchmark import all_jobs
 from acktr_tf.flags import config_from
 from acktr_tf.jobs import FINISHED, Job, child_environment, read_outcome
@@ -59,22 +61,30 @@ def is_finished(job: Job) -> bool:
 
 
 def run_all(jobs: list[tuple[Job, list[str]]], at_once: int) -> None:
-    """Makes the runs that are not finished, some at a time."""
-    waiting = [pair for pair in jobs if not is_finished(pair[0])]
+    """Makes the runs that are not finished, some at a time.
+
+    Several processes may do so in one directory: each leaves alone what another makes.
+    """
+    waiting = list(jobs)
     environment = child_environment(at_once)
-    active: list[tuple[Job, subprocess.Popen[bytes]]] = []
+    active: list[tuple[Job, subprocess.Popen[bytes], int]] = []
     while waiting or active:
         while waiting and len(active) < at_once:
             job, command = waiting.pop(0)
             job.directory.mkdir(parents=True, exist_ok=True)
+            if (lock := locks.lock(job.directory)) is None:
+                continue
+            if is_finished(job):
+                os.close(lock)
+                continue
             with (job.directory / "log.txt").open("ab") as log:
-                active.append(
-                    (job, subprocess.Popen(command, env=environment, stderr=log))
-                )
+                process = subprocess.Popen(command, env=environment, stderr=log)
+            active.append((job, process, lock))
         time.sleep(0.2)
         for entry in [each for each in active if each[1].poll() is not None]:
             active.remove(entry)
-            job, process = entry
+            job, process, lock = entry
+            os.close(lock)
             if process.returncode:
                 print(f"{job.name}: failed, see {job.directory / 'log.txt'}")
                 continue
