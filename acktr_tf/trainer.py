@@ -21,7 +21,7 @@ from acktr_tf.algorithms import Algorithm, make_algorithm, make_batch
 from acktr_tf.config import Config
 from acktr_tf.environments import VectorEnvironment, make_vector_env
 from acktr_tf.environments.base import Array
-from acktr_tf.errors import RunError
+from acktr_tf.errors import RunError, UserError
 from acktr_tf.metrics import ProgressBar, RunLog
 from acktr_tf.policy import ActorCritic
 from acktr_tf.rollout import Collector
@@ -103,6 +103,7 @@ class _Run:
         self._policy = policy
         self._algorithm = algorithm
         self._scales = Scales(config, self._policy)
+        self._stop: StopRequest | None = None
         self._updates = 0
         self._episodes = 0
         self._skipped = 0
@@ -144,6 +145,7 @@ class _Run:
 
     def run(self, stop: StopRequest) -> int:
         """Trains until the end or until `stop`; returns the exit status."""
+        self._stop = stop
         try:
             if self._restored_from is None:
                 self._save()
@@ -263,12 +265,16 @@ class _Run:
     def _evaluate(self) -> float:
         """Mean raw return of the policy; exports it if it is the best so far.
 
-        nan if there is none because a game does not end.
+        nan if there is none because a game does not end, or the run is being stopped.
         """
         games = self._config.evaluation_games
         try:
             scores = score_policy(self._policy, self._config, games)
-        except EndlessGameError as error:
+        except (UserError, RunError) as error:
+            # A signal to all processes may have ended those of the games.
+            stopped = self._stop is not None and self._stop.signal is not None
+            if not stopped and not isinstance(error, EndlessGameError):
+                raise
             self._bar.write(f"Evaluation at step {self._step}: given up. {error}")
             return math.nan
         mean = scores.mean

@@ -4,6 +4,7 @@ import functools
 import os
 import re
 import warnings
+import weakref
 from typing import Any
 
 import gymnasium
@@ -101,6 +102,9 @@ class GymEnvironment(VectorEnvironment):
             raise UserError(
                 f"The environment `{env_id}` cannot be made: {_described(error)}"
             ) from error
+        if vectorization == "async":
+            # Python ends its processes at exit by a signal, which those put off.
+            weakref.finalize(self, close_processes, self._vector)
         try:
             if render or pixels:
                 self._check_drawing(env_id)

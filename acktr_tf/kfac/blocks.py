@@ -376,7 +376,8 @@ class KroneckerBlock(Block):
         # Of an embedding they come as slices.
         found = [tf.convert_to_tensor(gradient) for gradient in gradients]
         if isinstance(self._inverse, EKFACInverse):
-            self._require_a_row_each(found[0], examples)
+            for gradient in found:
+                self._require_a_row_each(gradient, examples)
         sums = self._sums_in_pieces(calls, found, step)
         moments = factors.Moments(*sums[:3])
         count = tf.cast(examples, tf.float32)
@@ -511,11 +512,14 @@ class DiagonalBlock(Block):
 
 def paths(blocks: Sequence[Block]) -> list[str]:
     """A name for each: its layer's path, with a number where that is another's, too."""
+    taken = {block.layer.path for block in blocks}
     found: list[str] = []
     for block in blocks:
-        path = block.layer.path
-        times = sum(each.layer.path == path for each in blocks[: len(found)])
-        found.append(f"{path}_{times}" if times else path)
+        name, number = block.layer.path, 0
+        while name in found or (number and name in taken):
+            number += 1
+            name = f"{block.layer.path}_{number}"
+        found.append(name)
     return found
 
 

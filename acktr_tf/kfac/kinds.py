@@ -121,6 +121,8 @@ def _leaf_layers(layer: keras.layers.Layer) -> Sequence[keras.layers.Layer]:
     # A layer of one's own may call anything so.
     if not inner or not isinstance(inner, list | tuple):
         return [layer]
+    if not all(isinstance(child, keras.layers.Layer) for child in inner):
+        return [layer]
     leaves: dict[int, Any] = {}
     for child in inner:
         leaves.update({id(leaf): leaf for leaf in _leaf_layers(child)})

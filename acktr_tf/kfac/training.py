@@ -315,7 +315,9 @@ def _first(fraction: float | None, values: Any) -> Any:
     """The first examples of a batch, or of a replica's part of it."""
     replicas = tf.distribute.get_strategy().num_replicas_in_sync
 
-    def cut(values: tf.Tensor) -> tf.Tensor:
+    def cut(values: tf.Tensor | None) -> tf.Tensor | None:
+        if values is None:  # An input may be left out.
+            return None
         if fraction is None:
             return values[: -(-CURVATURE_EXAMPLES // replicas)]
         count = tf.cast(fraction * tf.cast(tf.shape(values)[0], tf.float32), tf.int32)

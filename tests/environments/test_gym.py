@@ -1,6 +1,8 @@
 """Gymnasium environments: which are accepted, and how their episodes end."""
 
 import multiprocessing
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -369,6 +371,17 @@ def test_a_process_that_does_not_answer_is_killed(
     environments.close()
     assert [process.exitcode for process in processes(environments)] == [0, -9]
     environments.close()  # Once more does no harm.
+
+
+def test_a_program_that_ends_without_closing_waits_for_nothing() -> None:
+    script = (
+        "from acktr_tf.environments import GymEnvironment\n"
+        "if __name__ == '__main__':\n"
+        "    environments = GymEnvironment(\n"
+        "        'CartPole-v1', 2, lambda i, j: i, vectorization='async')\n"
+        "    environments.reset()\n"
+    )
+    subprocess.run([sys.executable, "-c", script], timeout=50, check=True)
 
 
 def test_an_environment_that_cannot_be_closed_is_warned_of() -> None:

@@ -709,7 +709,7 @@ class Plain(LAYERS.Layer):
     def __init__(self) -> None:
         super().__init__(name="odd")
         self.activation = None
-        self.layers = 2
+        self.layers = [2, 3]
 
     def build(self, shape: tuple[int, ...]) -> None:
         self.slope = self.add_weight((shape[-1],), "ones", name="slope")

@@ -63,18 +63,20 @@ def test_layers_of_one_path_are_counted_each():
 
     def encoder(size: int) -> keras.Model:
         inner = keras.Input((3,))
-        return keras.Model(inner, keras.layers.Dense(size, name="hidden")(inner))
+        hidden = keras.layers.Dense(size, name="hidden")(inner)
+        return keras.Model(inner, keras.layers.Dense(2, name="hidden_1")(hidden))
 
     outputs = [encoder(size)(inputs) for size in (4, 5)]
     model = keras.Model(inputs, outputs)
     optimizer = KFAC()
     found = optimizer.memory(model)
-    assert list(found) == ["hidden", "hidden_1", "velocity", "total"]
+    names = ["hidden", "hidden_1", "hidden_2", "hidden_1_1"]
+    assert sorted(found) == sorted([*names, "velocity", "total"])
     optimizer.attach(model)
     with optimizer.curvature_tape() as tape:
         log_likelihood = tf.add_n([tf.reduce_sum(y, 1) for y in model(tf.ones([2, 3]))])
     optimizer.update_curvature(tape, log_likelihood)
-    assert {"pi/hidden", "pi/hidden_1"} <= set(optimizer.diagnostics())
+    assert {f"pi/{name}" for name in names} <= set(optimizer.diagnostics())
 
 
 def test_a_model_that_is_not_built_is_refused():
