@@ -276,6 +276,26 @@ def test_a_game_that_does_not_end_costs_an_evaluation_and_not_the_run(
     assert not (tmp_path / "run" / "export" / "best").exists()
 
 
+@pytest.mark.parametrize("stopped", [True, False])
+def test_an_evaluation_that_a_signal_ended_does_not_keep_a_run_from_saving(
+    tmp_path, monkeypatch, stopped
+):
+    def interrupted(policy, config, games):
+        if stopped:
+            os.kill(os.getpid(), signal.SIGTERM)
+        raise RunError("Its processes have gone.")
+
+    monkeypatch.setattr(trainer, "score_policy", interrupted)
+    config = tiny(tmp_path / "run", evaluation_period=192)
+    if not stopped:
+        with pytest.raises(RunError, match="have gone"):
+            trainer.train(config, COMMAND)
+        return
+    assert trainer.train(config, COMMAND) == 143
+    saved = checkpoint.latest(tmp_path / "run" / "checkpoints")
+    assert checkpoint.load(saved).step == 192
+
+
 def test_other_settings_are_refused_by_name(tmp_path):
     trainer.train(tiny(tmp_path / "run"), COMMAND)
     before = (tmp_path / "run" / "config.json").read_bytes()

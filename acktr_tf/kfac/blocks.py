@@ -375,10 +375,20 @@ class KroneckerBlock(Block):
         calls = tape.calls(self.layer)
         # Of an embedding they come as slices.
         found = [tf.convert_to_tensor(gradient) for gradient in gradients]
+        limit = self._options.max_patch_bytes
         if isinstance(self._inverse, EKFACInverse):
             for gradient in found:
                 self._require_a_row_each(gradient, examples)
-        sums = self._sums_in_pieces(calls, found, step)
+            sums = self._sums_in_pieces(calls, found, step, limit)
+        else:
+            # Each call by itself: it may have another number of rows. A graph may
+            # make the pieces of several at a time.
+            sums = _total(
+                [
+                    self._sums_in_pieces([call], [gradient], step, limit // len(calls))
+                    for call, gradient in zip(calls, found, strict=True)
+                ]
+            )
         moments = factors.Moments(*sums[:3])
         count = tf.cast(examples, tf.float32)
         batch = factors.factors_of(moments, count, self._options.conv_positions)
@@ -429,10 +439,11 @@ class KroneckerBlock(Block):
         calls: Sequence[Call],
         gradients: Sequence[tf.Tensor],
         step: tf.Tensor,
+        limit: int,
     ) -> list[tf.Tensor]:
-        """As `_sums`, of so many rows at a time that patches need little memory."""
+        """As `_sums`, of so many rows at a time that patches need `limit` bytes."""
         rows = tf.shape(gradients[0])[0]
-        at_once = self._examples_at_once(calls)
+        at_once = self._rows_at_once(calls, limit)
         if at_once is None:
             return self._sums(calls, gradients, step)
 
@@ -458,11 +469,12 @@ class KroneckerBlock(Block):
         )
         return totals
 
-    def _examples_at_once(self, calls: Sequence[Call]) -> int | tf.Tensor | None:
+    def _rows_at_once(
+        self, calls: Sequence[Call], limit: int
+    ) -> int | tf.Tensor | None:
         """How many rows' patches may be held at a time; None for all."""
         if not self._kind.has_patches:
             return None
-        limit = self._options.max_patch_bytes
         size = sum(patch_bytes(call.inputs, self.layer) for call in calls)
         rows = calls[0].inputs.shape[0]
         if isinstance(size, int):
@@ -523,6 +535,6 @@ def paths(blocks: Sequence[Block]) -> list[str]:
     return found
 
 
-def _total(moments: Sequence[factors.Moments]) -> list[tf.Tensor]:
+def _total(moments: Sequence[Sequence[tf.Tensor]]) -> list[tf.Tensor]:
     """Each of them, summed over calls."""
     return [tf.add_n(parts) for parts in zip(*moments, strict=True)]

@@ -74,7 +74,7 @@ class Trainer(_Base):
                 'step_rule="quadratic" chooses the whole step and cannot be wrapped. '
                 f"Received: optimizer={type(self.optimizer).__name__}"
             )
-        if kfac.damping_period is not None and _is_looked_ahead(self.optimizer):
+        if kfac.damping_period is not None and _within(self.optimizer, Lookahead):
             raise ValueError(
                 "`damping_period` must be None inside of Lookahead, after which the "
                 "loss is not that of the step. Received: "
@@ -299,16 +299,15 @@ class Sequential(Trainer, keras.Sequential):
 
 def kfac_of(optimizer: Any) -> KFAC | None:
     """The KFAC that an optimizer is or wraps, if there is one."""
-    while optimizer is not None and not isinstance(optimizer, KFAC):
+    found: KFAC | None = _within(optimizer, KFAC)
+    return found
+
+
+def _within(optimizer: Any, kind: type) -> Any:
+    """The first of a kind, from an optimizer inwards; None if there is none."""
+    while optimizer is not None and not isinstance(optimizer, kind):
         optimizer = getattr(optimizer, "inner_optimizer", None)
     return optimizer
-
-
-def _is_looked_ahead(optimizer: Any) -> bool:
-    """Whether a Lookahead is around an optimizer's innermost one."""
-    while optimizer is not None and not isinstance(optimizer, Lookahead):
-        optimizer = getattr(optimizer, "inner_optimizer", None)
-    return optimizer is not None
 
 
 def _first(fraction: float | None, values: Any) -> Any:

@@ -398,6 +398,37 @@ def test_inputs_behind_each_other_in_one_batch_are_positions():
     twins.assert_close(a, oracle.factor_a(pairs))
 
 
+class Framed(keras.Model):
+    """Gives a convolution pictures, and then three times as many."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.both = LAYERS.Conv2D(2, 2)
+
+    def call(self, inputs: list[tf.Tensor]) -> tf.Tensor:
+        pictures, films = inputs
+        of_films = self.both(tf.reshape(films, [-1, 4, 4, 1]))
+        of_films = tf.reshape(of_films, [-1, 3, 18])
+        of_pictures = tf.reshape(self.both(pictures), [-1, 18])
+        return of_pictures * tf.reduce_sum(of_films, axis=1)
+
+
+def test_pieces_lose_no_rows_of_a_call_that_has_more():
+    model = Framed()
+    x = [twins.inputs(5, 4, 4, 1), twins.inputs(5, 3, 4, 4, 1)]
+    model(x)
+    found = []
+    for limit in (2**20, 200):
+        optimizer = KFAC(max_patch_bytes=limit)
+        optimizer.attach(model)
+        with optimizer.curvature_tape() as tape:
+            log_likelihood = twins.wavy_log_likelihood([model(x)])
+        optimizer.update_factors(tape, log_likelihood)
+        found.append(optimizer.blocks[0].factors())
+    for whole, pieces in zip(*found, strict=True):
+        twins.assert_close(pieces, whole)
+
+
 @pytest.mark.parametrize("batch", [6, None])
 def test_ekfac_refuses_rows_that_are_not_examples(batch):
     model, optimizer = folded(True, "ekfac")

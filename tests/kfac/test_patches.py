@@ -260,15 +260,24 @@ def test_pieces_have_the_same_statistics_as_the_whole(
     arguments = {"inverse": inverse}
     whole = factors_after(model, x, **arguments)
     pieces = Pieces(monkeypatch, inverse)
-    size, hidden = 0, tf.constant(x)
+    sizes, hidden = [], tf.constant(x)
     for _ in range(calls):
-        size, hidden = size + patch_bytes(hidden, layer), layer(hidden)
-    # One byte less than one example more would need.
-    arguments["max_patch_bytes"] = (at_once + 1) * size - 1
+        sizes.append(patch_bytes(hidden, layer))
+        hidden = layer(hidden)
+    # EKFAC takes an example of all calls at a time; else each has its part of the
+    # memory. One byte less than one example more would need.
+    if inverse == "ekfac":
+        limit = (at_once + 1) * sum(sizes) - 1
+        rows = [at_once] * calls
+    else:
+        limit = calls * ((at_once + 1) * sizes[0] - 1)
+        rows = [limit // calls // size for size in sizes]
+    arguments["max_patch_bytes"] = limit
 
     found = factors_after(model, x, **arguments)
 
-    assert pieces.count == calls * -(-7 // at_once)
+    assert rows[0] == at_once
+    assert pieces.count == sum(-(-7 // row) for row in rows)
     assert_same_statistics(found, whole)
 
 
