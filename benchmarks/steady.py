@@ -9,7 +9,6 @@ holds the compilation, left out.
 """
 
 import argparse
-import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -18,16 +17,12 @@ import numpy as np
 from arguments import output_file
 from machine import machine
 
+from acktr_tf.columns import read_columns
+
 
 def windows(path: Path, count: int) -> np.ndarray:
     """`[count, 3]`: step at the end of each window, steps a second, MiB."""
-    with path.open() as file:
-        rows = np.array(
-            [
-                [float(row[name]) for name in ("step", "seconds", "memory")]
-                for row in csv.DictReader(file)
-            ]
-        )
+    rows = read_columns(path, ("step", "seconds", "memory"))
     if len(rows) < 2 * count:
         raise SystemExit(f"{path} has {len(rows)} rows: too few for {count} windows.")
     ends = rows[np.linspace(0, len(rows) - 1, count + 1).round().astype(int)]

@@ -8,7 +8,6 @@ script keeps up to date.
 """
 
 import argparse
-import csv
 import json
 import math
 import re
@@ -23,6 +22,7 @@ import numpy as np
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+from acktr_tf.columns import read_columns
 from acktr_tf.run_directory import without_run_dir
 
 DOCS = Path(__file__).resolve().parent
@@ -87,12 +87,8 @@ class Run(NamedTuple):
 def read_run(directory: Path) -> Run:
     """The run whose config.json and episodes.csv are in `directory`."""
     settings = json.loads((directory / "config.json").read_text())["settings"]
-    with (directory / "episodes.csv").open() as file:
-        rows = [
-            (int(row["step"]), float(row["episode_return"]))
-            for row in csv.DictReader(file)
-        ]
-    step, episode_return = np.array(rows).T
+    columns = read_columns(directory / "episodes.csv", ("step", "episode_return"))
+    step, episode_return = columns.T
     scores = directory / SCORES
     score = json.loads(scores.read_text())["mean"] if scores.is_file() else math.nan
     return Run(settings["algorithm"], settings["seed"], step, episode_return, score)

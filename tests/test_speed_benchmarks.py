@@ -37,7 +37,7 @@ def test_windows_of_a_run_have_its_speed_and_its_memory(benchmark_script, tmp_pa
     # Steps of 10 take 5 seconds, and 2 in the second half; memory grows by 1 MiB each.
     seconds = np.cumsum([0.0, *[5.0] * 4, *[2.0] * 4])
     lines = [f"{10 * i},{seconds[i]},{100 + i}" for i in range(9)]
-    text = "\n".join(["step,seconds,memory", *lines])
+    text = "\n".join(["step,seconds,memory", *lines, ""])
     (tmp_path / "progress.csv").write_text(text)
 
     document = steady.measure(tmp_path, 4)
