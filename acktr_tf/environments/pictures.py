@@ -116,8 +116,15 @@ def picture_options(env_id: str, size: int) -> dict[str, Any]:
     module, _, name = env_id.rpartition(":")
     if module:
         importlib.import_module(module)
-    # What there is not is for `gymnasium.make` to say.
-    spec = gymnasium.registry.get(name)
+    # Of a name without a version `gymnasium.make` takes the latest. What there is not
+    # is for it to say.
+    versions = [
+        each
+        for each in gymnasium.registry.values()
+        if each.version is not None and each.id == f"{name}-v{each.version}"
+    ]
+    latest = max(versions, key=lambda each: each.version or 0, default=None)
+    spec = latest or gymnasium.registry.get(name)
     if spec and str(spec.entry_point).startswith("gymnasium.envs.mujoco."):
         drawn = _OVERSAMPLING * size
         options |= {"width": drawn, "height": drawn}

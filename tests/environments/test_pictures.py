@@ -123,7 +123,7 @@ def test_every_library_that_failed_is_named(no_screen: pytest.MonkeyPatch) -> No
 
 
 def test_only_mujoco_is_told_how_large_to_draw() -> None:
-    for name in ("Reacher-v4", "gymnasium:Reacher-v4"):
+    for name in ("Reacher-v4", "gymnasium:Reacher-v4", "Reacher", "gymnasium:Reacher"):
         assert picture_options(name, 42) == {
             "render_mode": "rgb_array",
             "width": 84,
