@@ -232,15 +232,7 @@ def _report(suite: Suite, directory: Path, seeds: Iterable[int]) -> None:
     # Imports NumPy, so only here: --help and a wrong flag answer at once.
     from acktr_tf.report import read_run, write_report
 
-    tasks, algorithms = list(suite.tasks), list(suite.algorithms)
-    jobs = sorted(
-        all_jobs(suite, directory, seeds),
-        key=lambda job: (
-            tasks.index(job.task),
-            algorithms.index(job.algorithm),
-            job.seed,
-        ),
-    )
+    jobs = all_jobs(suite, directory, seeds)
     write_report(directory, suite, [read_run(job) for job in jobs])
 
 

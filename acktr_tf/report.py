@@ -275,17 +275,26 @@ def _stratified_interval(scores: Array, statistic: _Statistic) -> Sequence[float
 
 
 # Writing ----------------------------------------------------------------------------
-def write_report(directory: Path, suite: Suite, runs: Sequence[Run]) -> None:
+def write_report(directory: Path, suite: Suite, runs: Iterable[Run]) -> None:
     """Writes `report.md`, `report.csv` and `report.png`, each whole or as it was.
 
     Args:
       directory: Of the benchmark.
       suite: What is compared.
-      runs: All that there are, by task, algorithm and seed.
+      runs: All that there are.
 
     Raises:
       RunError: They cannot be written.
     """
+    tasks, algorithms = list(suite.tasks), list(suite.algorithms)
+    runs = sorted(
+        runs,
+        key=lambda run: (
+            tasks.index(run.task),
+            algorithms.index(run.algorithm),
+            run.seed,
+        ),
+    )
     write_file(directory / CURVES, picture(suite, runs))
     write_file(directory / LINES, lines(runs).encode())
     write_file(directory / TABLES, page(suite, runs).encode())
