@@ -486,7 +486,7 @@ def picture(suite: Suite, runs: Sequence[Run]) -> bytes:
 
     columns = min(4, len(suite.tasks))
     rows = -(-len(suite.tasks) // columns)
-    figure = Figure(figsize=(5 * columns, 3.5 * rows), dpi=110, layout="constrained")
+    figure = Figure(figsize=(5 * columns, 4 * rows), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(suite.title)
     for number, task in enumerate(suite.tasks, start=1):
@@ -499,7 +499,10 @@ def picture(suite: Suite, runs: Sequence[Run]) -> bytes:
         grid = np.linspace(0, longest, GRID_POINTS + 1)[1:]
         for position, algorithm in enumerate(suite.algorithms):
             _draw(axes, f"C{position}", algorithm, _of(runs, task, algorithm), grid)
-        axes.legend(loc="lower right")
+        # Below: within the panel it would hide the end of some curve.
+        axes.legend(
+            loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=2, frameon=False
+        )
     file = io.BytesIO()
     # Without what would differ between equal reports.
     figure.savefig(file, format="png", metadata={"Software": None})

@@ -32,6 +32,10 @@ class Excerpt(NamedTuple):
 EVERY_SEED = "Every seed"
 EXCERPTS = {
     "classic": Excerpt("classic.md", (EVERY_SEED, "All tasks together")),
+    "side_by_side": Excerpt(
+        "mujoco.md", ("All tasks together", "Wall time", EVERY_SEED)
+    ),
+    "mujoco_paper": Excerpt("mujoco.md", (EVERY_SEED,)),
     "critic_norm": Excerpt("mujoco.md", (EVERY_SEED,)),
     "batch_size": Excerpt("mujoco.md", (EVERY_SEED,)),
     "pixels": Excerpt("mujoco.md", (EVERY_SEED,)),

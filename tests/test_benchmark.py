@@ -313,7 +313,7 @@ def test_the_report_is_written_from_what_is_there_and_nothing_is_run(directory, 
     ("arguments", "message"),
     [
         (["--suite="], "--suite must be given"),
-        (["--suite=mujoco"], "Did you mean mujoco8.suite?"),
+        (["--suite=mujoco"], "Did you mean mujoco8.suite, mujoco_paper.suite?"),
         (["--seeds=0"], "`seeds` must be an integer >= 1"),
         (["--games=-1"], "`games` must be an integer >= 0"),
         (["--directory=my.suite"], "my.suite must be a directory that can be written"),
