@@ -4,6 +4,7 @@ import csv
 import io
 import math
 import shlex
+import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -40,6 +41,8 @@ WINDOW = 100
 CONFIDENCE = 0.95
 RESAMPLES = 2000
 GRID_POINTS = 100
+LEGEND_WIDTH = 50  # Letters, of the five inches of a panel.
+LEGEND_LINE = 0.2  # Inches.
 
 WAITING = "waiting"
 """Status of a run that has not been started."""
@@ -486,7 +489,18 @@ def picture(suite: Suite, runs: Sequence[Run]) -> bytes:
 
     columns = min(4, len(suite.tasks))
     rows = -(-len(suite.tasks) // columns)
-    figure = Figure(figsize=(5 * columns, 4 * rows), dpi=110, layout="constrained")
+    labels = {
+        (task, algorithm): _label(algorithm, _of(runs, task, algorithm))
+        for task in suite.tasks
+        for algorithm in suite.algorithms
+    }
+    # The same room for the curves whatever the legends below them take.
+    lines = max(
+        sum(labels[task, algorithm].count("\n") + 1 for algorithm in suite.algorithms)
+        for task in suite.tasks
+    )
+    size = (5 * columns, (3.5 + LEGEND_LINE * lines) * rows)
+    figure = Figure(figsize=size, dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(suite.title)
     for number, task in enumerate(suite.tasks, start=1):
@@ -498,10 +512,21 @@ def picture(suite: Suite, runs: Sequence[Run]) -> bytes:
         longest = max([1, *(run.steps for run in runs if run.task == task)])
         grid = np.linspace(0, longest, GRID_POINTS + 1)[1:]
         for position, algorithm in enumerate(suite.algorithms):
-            _draw(axes, f"C{position}", algorithm, _of(runs, task, algorithm), grid)
-        # Below: within the panel it would hide the end of some curve.
+            _draw(
+                axes,
+                f"C{position}",
+                labels[task, algorithm],
+                _of(runs, task, algorithm),
+                grid,
+            )
+        # Below: within the panel it would hide the end of some curve. The pad is in
+        # units of the letters, and leaves room for the axis and its name.
         axes.legend(
-            loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=2, frameon=False
+            loc="upper center",
+            bbox_to_anchor=(0.5, 0),
+            borderaxespad=4.5,
+            fontsize="small",
+            frameon=False,
         )
     file = io.BytesIO()
     # Without what would differ between equal reports.
@@ -509,8 +534,17 @@ def picture(suite: Suite, runs: Sequence[Run]) -> bytes:
     return file.getvalue()
 
 
+def _label(algorithm: str, runs: Sequence[Run]) -> str:
+    """What a legend says of an algorithm on a task, in lines no wider than a panel."""
+    label = f"{algorithm}, {_counted(sum(run.counts for run in runs), 'seed')}"
+    crashed = [str(run.seed) for run in runs if run.status == CRASHED]
+    if crashed:
+        label += f" (x crashed: {', '.join(crashed)})"
+    return textwrap.fill(label, LEGEND_WIDTH)
+
+
 def _draw(
-    axes: "Axes", color: str, algorithm: str, runs: Sequence[Run], grid: Array
+    axes: "Axes", color: str, label: str, runs: Sequence[Run], grid: Array
 ) -> None:
     dots: dict[str, Any] = {"markersize": 2, "markeredgewidth": 0, "alpha": 0.3}
     for run in runs:
@@ -519,7 +553,6 @@ def _draw(
         if run.status == CRASHED and len(run.episode_steps):
             axes.plot(*(values[-1] for values in episodes), "x", color=color)
     finished = [run for run in runs if run.counts]
-    crashed = [str(run.seed) for run in runs if run.status == CRASHED]
     mean = np.full(len(grid), math.nan)
     if finished:
         curves = np.array([learning_curve(run, grid) for run in finished])
@@ -527,7 +560,4 @@ def _draw(
         axes.fill_between(
             grid, *bootstrap_interval(curves), color=color, alpha=0.3, linewidth=0
         )
-    label = f"{algorithm}, {_counted(len(finished), 'seed')}"
-    if crashed:
-        label += f" (x crashed: {', '.join(crashed)})"
     axes.plot(grid, mean, color=color, label=label)

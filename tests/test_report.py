@@ -12,6 +12,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from acktr_tf import jobs, report
 from acktr_tf.errors import UserError
@@ -467,6 +468,45 @@ def test_a_picture_of_no_run_can_be_drawn(drawn):
         "ACKTR, 0 seeds",
         "A2C, 0 seeds",
     ]
+
+
+@pytest.mark.parametrize("tasks", [1, 5])
+def test_a_legend_hides_nothing(tasks, monkeypatch):
+    """Not with many algorithms of long names, either, all of whose runs crashed."""
+    figures = []
+    save = Figure.savefig
+
+    def remember(figure, *arguments, **options):
+        figures.append(figure)
+        save(figure, *arguments, **options)
+
+    monkeypatch.setattr(Figure, "savefig", remember)
+    algorithms = [f"Adaptive Gauss-Newton, radius {n}" for n in range(5)]
+    names = [f"Task{n}" for n in range(tasks)]
+    suite = SUITE._replace(
+        tasks={name: [] for name in names},
+        algorithms={name: [] for name in algorithms},
+        scores={},
+    )
+    runs = [
+        make_run(task, algorithm, seed, status="crashed")
+        for task in names
+        for algorithm in algorithms
+        for seed in range(5)
+    ]
+    report.picture(suite, runs)
+    (figure,) = figures
+    boxes = []
+    for axes in figure.axes:
+        parts = [axes.patch, axes.title, axes.xaxis.label, axes.yaxis.label]
+        boxes += [part.get_window_extent() for part in parts]
+        boxes.append(axes.get_legend().get_window_extent())
+        assert axes.get_window_extent().height > 200  # Pixels: room for the curves.
+    for box, other in itertools.combinations(boxes, 2):
+        assert not box.overlaps(other)
+    assert all(
+        figure.bbox.containsx(b.x0) and figure.bbox.containsx(b.x1) for b in boxes
+    )
 
 
 def test_the_report_needs_no_tensorflow():
