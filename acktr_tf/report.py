@@ -490,15 +490,11 @@ def picture(suite: Suite, runs: Sequence[Run]) -> bytes:
     columns = min(4, len(suite.tasks))
     rows = -(-len(suite.tasks) // columns)
     labels = {
-        (task, algorithm): _label(algorithm, _of(runs, task, algorithm))
+        task: [_label(name, _of(runs, task, name)) for name in suite.algorithms]
         for task in suite.tasks
-        for algorithm in suite.algorithms
     }
     # The same room for the curves whatever the legends below them take.
-    lines = max(
-        sum(labels[task, algorithm].count("\n") + 1 for algorithm in suite.algorithms)
-        for task in suite.tasks
-    )
+    lines = max(len("\n".join(texts).splitlines()) for texts in labels.values())
     size = (5 * columns, (3.5 + LEGEND_LINE * lines) * rows)
     figure = Figure(figsize=size, dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
@@ -512,13 +508,8 @@ def picture(suite: Suite, runs: Sequence[Run]) -> bytes:
         longest = max([1, *(run.steps for run in runs if run.task == task)])
         grid = np.linspace(0, longest, GRID_POINTS + 1)[1:]
         for position, algorithm in enumerate(suite.algorithms):
-            _draw(
-                axes,
-                f"C{position}",
-                labels[task, algorithm],
-                _of(runs, task, algorithm),
-                grid,
-            )
+            shown = _of(runs, task, algorithm)
+            _draw(axes, f"C{position}", labels[task][position], shown, grid)
         # Below: within the panel it would hide the end of some curve. The pad is in
         # units of the letters, and leaves room for the axis and its name.
         axes.legend(

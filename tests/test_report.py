@@ -489,16 +489,19 @@ def test_a_legend_hides_nothing(tasks, monkeypatch):
         scores={},
     )
     runs = [
-        make_run(task, algorithm, seed, status="crashed")
+        make_run(task, algorithm, seed, status="crashed", episode_steps=np.array([1e6]))
         for task in names
         for algorithm in algorithms
-        for seed in range(5)
+        for seed in range(12)
     ]
     report.picture(suite, runs)
     (figure,) = figures
     boxes = []
     for axes in figure.axes:
         parts = [axes.patch, axes.title, axes.xaxis.label, axes.yaxis.label]
+        power = axes.xaxis.get_offset_text()
+        assert power.get_text() == "1e6"
+        parts.append(power)
         boxes += [part.get_window_extent() for part in parts]
         boxes.append(axes.get_legend().get_window_extent())
         assert axes.get_window_extent().height > 200  # Pixels: room for the curves.
