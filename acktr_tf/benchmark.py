@@ -11,12 +11,13 @@ from pathlib import Path
 
 from absl.flags import FlagValues
 
-from acktr_tf.command import run_command
-from acktr_tf.config import Config, differences, settings
+from acktr_tf.cli.command import run_command
+from acktr_tf.cli.flag_files import presets
+from acktr_tf.cli.flags import config_from, define
+from acktr_tf.config.config import Config, differences, settings
+from acktr_tf.config.setting import Setting
 from acktr_tf.errors import UserError
-from acktr_tf.flagfiles import presets
-from acktr_tf.flags import config_from, define
-from acktr_tf.jobs import (
+from acktr_tf.suites.jobs import (
     FINISHED,
     OUTCOME,
     Job,
@@ -27,9 +28,8 @@ from acktr_tf.jobs import (
     read_outcome,
     run_jobs,
 )
-from acktr_tf.setting import Setting
-from acktr_tf.stopping import StopRequest
-from acktr_tf.suites import SUFFIX, Suite, find_suite, read_suite
+from acktr_tf.suites.suite import SUFFIX, Suite, find_suite, read_suite
+from acktr_tf.training.stopping import StopRequest
 
 PROGRAM = "acktr_tf.benchmark"
 SUMMARY = (
@@ -44,7 +44,7 @@ _CONFIG_FILE = "config.json"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; see `acktr_tf.command.run_command` for the exit status.
+    """Runs the command; see `acktr_tf.cli.command.run_command` for the exit status.
 
     It is 1, too, if a run crashed, and 130 or 143 if a signal stopped the benchmark.
 
@@ -154,7 +154,7 @@ def _run(
     games: int,
     command: str,
 ) -> int:
-    from acktr_tf.report import read_run
+    from acktr_tf.suites.report import read_run
 
     seeds = sorted({job.seed for job in jobs})
     left = [job for job in jobs if not _is_through(job, games)]
@@ -230,7 +230,7 @@ def _is_through(job: Job, games: int) -> bool:
 
 def _report(suite: Suite, directory: Path, seeds: Iterable[int]) -> None:
     # Imports NumPy, so only here: --help and a wrong flag answer at once.
-    from acktr_tf.report import read_run, write_report
+    from acktr_tf.suites.report import read_run, write_report
 
     jobs = all_jobs(suite, directory, seeds)
     write_report(directory, suite, [read_run(job) for job in jobs])

@@ -17,15 +17,15 @@ from typing import TYPE_CHECKING, Any
 from absl.flags import FlagValues
 
 from acktr_tf.backend import load_tensorflow
-from acktr_tf.command import run_command
+from acktr_tf.cli.command import run_command
+from acktr_tf.cli.flags import define
+from acktr_tf.config.setting import Setting
 from acktr_tf.errors import RunError, UserError
-from acktr_tf.flags import define
-from acktr_tf.setting import Setting
 
 if TYPE_CHECKING:
     from acktr_tf.environments import VectorEnvironment
-    from acktr_tf.saved_model import LoadedPolicy
-    from acktr_tf.scoring import Scores
+    from acktr_tf.runs.saved_model import LoadedPolicy
+    from acktr_tf.training.scoring import Scores
 
 PROGRAM = "acktr_tf.evaluate"
 SUMMARY = (
@@ -40,7 +40,7 @@ _ATARI_FRAMES_PER_SECOND = 60
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; see `acktr_tf.command.run_command` for the exit status.
+    """Runs the command; see `acktr_tf.cli.command.run_command` for the exit status.
 
     Args:
       argv: Command line without the program; None takes that of the process.
@@ -197,7 +197,7 @@ def play(
       games: Games to count.
       num_envs: Environments stepped together, at most `games`.
       seed: Decides the games and the draws.
-      max_steps: See `acktr_tf.scoring.score`.
+      max_steps: See `acktr_tf.training.scoring.score`.
       env: Environment, or empty for that of the policy's training.
       video: Where to film game 0.
 
@@ -206,7 +206,7 @@ def play(
       RunError: A game does not end, or the simulator failed.
     """
     from acktr_tf.environments import make_vector_env
-    from acktr_tf.scoring import actor, evaluation_seeds, score
+    from acktr_tf.training.scoring import actor, evaluation_seeds, score
 
     config = dataclasses.replace(policy.config, env=env or policy.config.env)
     num_envs = min(num_envs, games)
@@ -244,7 +244,7 @@ def table(about: dict[str, Any], scores: "Scores") -> str:
         "min": f"{scores.minimum:.2f}",
         "max": f"{scores.maximum:.2f}",
         "seeds": f"{scores.seeds[0]}..{scores.seeds[-1]} (game j: "
-        f"acktr_tf.scoring.game_seed({about['seed']}, j))",
+        f"acktr_tf.training.scoring.game_seed({about['seed']}, j))",
         "steps": scores.steps,
         "seconds": f"{about['seconds']:.1f}",
     }
@@ -329,8 +329,8 @@ def frames_per_second(env: str) -> float:
 
 # Where the policy comes from --------------------------------------------------------
 def _load(values: FlagValues) -> tuple[Path, "LoadedPolicy"]:
-    from acktr_tf import run_directory
-    from acktr_tf.saved_model import is_export, load_policy, write_policy
+    from acktr_tf.runs import directory as run_directory
+    from acktr_tf.runs.saved_model import is_export, load_policy, write_policy
 
     if values.model:
         path = Path(values.model).expanduser()

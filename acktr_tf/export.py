@@ -14,18 +14,18 @@ from typing import TYPE_CHECKING, NamedTuple
 from absl.flags import FlagValues
 
 from acktr_tf.backend import load_tensorflow
-from acktr_tf.command import run_command
+from acktr_tf.cli.command import run_command
+from acktr_tf.cli.flags import define
+from acktr_tf.config.setting import Setting
 from acktr_tf.errors import UserError
 from acktr_tf.evaluate import define_scoring_flags, play
-from acktr_tf.flags import define
-from acktr_tf.setting import Setting
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from acktr_tf.saved_model import LoadedPolicy
-    from acktr_tf.scoring import Scores
+    from acktr_tf.runs.saved_model import LoadedPolicy
+    from acktr_tf.training.scoring import Scores
 
 PROGRAM = "acktr_tf.export"
 SUMMARY = (
@@ -40,7 +40,7 @@ _GROUP = "export"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; see `acktr_tf.command.run_command` for the exit status.
+    """Runs the command; see `acktr_tf.cli.command.run_command` for the exit status.
 
     Args:
       argv: Command line without the program; None takes that of the process.
@@ -85,7 +85,7 @@ def export(values: FlagValues) -> int:
     if values.best and values.checkpoint:
         raise UserError("Give --best or --checkpoint, not both.")
     load_tensorflow()
-    from acktr_tf import saved_model
+    from acktr_tf.runs import saved_model
 
     run_dir = Path(values.run_dir).expanduser()
     model = Path(values.model).expanduser()
@@ -123,7 +123,8 @@ def _source(
     run_dir: Path, values: FlagValues, training: "Training"
 ) -> tuple[Path, Callable[[Path], None]]:
     """Where the policy comes from, and what writes it as a SavedModel."""
-    from acktr_tf import checkpoint, run_directory, saved_model
+    from acktr_tf.runs import checkpoints, saved_model
+    from acktr_tf.runs import directory as run_directory
 
     final = run_dir / run_directory.EXPORT
     best = final / run_directory.BEST
@@ -134,7 +135,7 @@ def _source(
         )
     path = Path(values.checkpoint).expanduser() if values.checkpoint else None
     without_checkpoint = (
-        path is None and checkpoint.latest(run_dir / run_directory.CHECKPOINTS) is None
+        path is None and checkpoints.latest(run_dir / run_directory.CHECKPOINTS) is None
     )
     if values.best or (without_checkpoint and saved_model.is_export(final)):
         source = best if values.best else final
@@ -177,9 +178,9 @@ def read_training(run_dir: Path) -> Training:
     Raises:
       UserError: One of them is missing or damaged.
     """
-    from acktr_tf.columns import read_columns
-    from acktr_tf.metrics import EPISODES_FILE
-    from acktr_tf.run_directory import read_config, without_run_dir
+    from acktr_tf.runs.csv_files import read_columns
+    from acktr_tf.runs.directory import read_config, without_run_dir
+    from acktr_tf.runs.logs import EPISODES_FILE
 
     _, document = read_config(run_dir)
     path = run_dir / EPISODES_FILE
@@ -239,7 +240,7 @@ def card(
     seed: int,
 ) -> str:
     """The card of an exported policy, in Markdown; see `write_card`."""
-    from acktr_tf.observations import OBSERVATION
+    from acktr_tf.spaces.observations import OBSERVATION
 
     config = policy.config
     games = len(training.steps)
@@ -289,7 +290,8 @@ def card(
         _rows(["actions", "games", "mean", "std", "median", "min", "max"], rows),
         "Raw returns of whole games. *Greedy* takes the most probable action, "
         "*sampled* draws actions as in training. Game j is reset with the seed "
-        f"`acktr_tf.scoring.game_seed({seed}, j)`, from {seeds[0]} to {seeds[-1]}; "
+        f"`acktr_tf.training.scoring.game_seed({seed}, j)`, from {seeds[0]} to "
+        f"{seeds[-1]}; "
         "`scores.json` has every game.",
         "## Learning curve",
         f"![Returns of the training games and their {WINDOW}-game mean]"
@@ -340,8 +342,8 @@ def plot_learning_curve(path: Path, policy: "LoadedPolicy", training: Training) 
 
 
 def _compress_episodes(run_dir: Path, directory: Path) -> None:
-    from acktr_tf.columns import whole_lines
-    from acktr_tf.metrics import EPISODES_FILE
+    from acktr_tf.runs.csv_files import whole_lines
+    from acktr_tf.runs.logs import EPISODES_FILE
 
     # Without a date, so that equal runs give equal files.
     with (

@@ -14,9 +14,9 @@ from pathlib import Path
 from absl.flags import FlagValues
 
 from acktr_tf.backend import load_tensorflow
-from acktr_tf.command import run_command
-from acktr_tf.config import ALGORITHMS, Config, settings
-from acktr_tf.flags import define_settings, read_config
+from acktr_tf.cli.command import run_command
+from acktr_tf.cli.flags import define_settings, read_config
+from acktr_tf.config.config import ALGORITHMS, Config, settings
 
 PROGRAM = "acktr_tf.launch"
 SUMMARY = (
@@ -25,7 +25,7 @@ SUMMARY = (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; see `acktr_tf.command.run_command` for the exit status.
+    """Runs the command; see `acktr_tf.cli.command.run_command` for the exit status.
 
     Args:
       argv: Command line without the program; None takes that of the process.
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(effective_settings(config), flush=True)
         load_tensorflow()
         # Imports TensorFlow, so only here: --help and a wrong flag answer at once.
-        from acktr_tf.trainer import train as run
+        from acktr_tf.training.loop import train as run
 
         return run(config, ["python", "-m", PROGRAM, *arguments])
 

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 Metrics = Mapping[str, float]
-"""Scalars of one update, by the names in `acktr_tf.metrics.SCALARS`."""
+"""Scalars of one update, by the names in `acktr_tf.runs.logs.SCALARS`."""
 
 
 class Episode(NamedTuple):

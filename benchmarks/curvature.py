@@ -43,8 +43,8 @@ from throughput import run
 from update_cost import NETWORKS, Problem
 
 from acktr_tf import kfac
-from acktr_tf.config import Config
-from acktr_tf.flags import config_from
+from acktr_tf.cli.flags import config_from
+from acktr_tf.config.config import Config
 from acktr_tf.kfac.blocks import Block
 from acktr_tf.kfac.capture import Call
 from acktr_tf.kfac.overlap import patches_overlap

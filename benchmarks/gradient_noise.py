@@ -27,7 +27,7 @@ from resumed import Resumed, resume
 
 from acktr_tf.algorithms import Batch, make_batch
 from acktr_tf.algorithms.acktr import ACKTR
-from acktr_tf.environments.base import Array
+from acktr_tf.environments.vector import Array
 from acktr_tf.errors import UserError
 from acktr_tf.kfac import KFAC
 from acktr_tf.kfac.blocks import Block

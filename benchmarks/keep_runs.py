@@ -17,8 +17,15 @@ import json
 import tarfile
 from pathlib import Path
 
-from acktr_tf.jobs import FINISHED, OUTCOME, RUN, SCORES, read_outcome, write_file
-from acktr_tf.metrics import EPISODES_FILE, PROGRESS_FILE
+from acktr_tf.runs.logs import EPISODES_FILE, PROGRESS_FILE
+from acktr_tf.suites.jobs import (
+    FINISHED,
+    OUTCOME,
+    RUN,
+    SCORES,
+    read_outcome,
+    write_file,
+)
 
 COLUMNS = ("step", "episode_return")
 SCORES_KEPT = ("games", "mean", "returns")

@@ -28,7 +28,7 @@ from arguments import output_file, positive
 from resumed import Resumed, resume
 
 from acktr_tf.algorithms import make_batch
-from acktr_tf.environments.base import Array
+from acktr_tf.environments.vector import Array
 from acktr_tf.errors import UserError
 
 EDGES = (0, 20, 100, 300)

@@ -25,13 +25,13 @@ from arguments import output_file  # noqa: E402
 
 from acktr_tf.algorithms import Batch, make_algorithm, make_batch  # noqa: E402
 from acktr_tf.algorithms.acktr import ACKTR  # noqa: E402
-from acktr_tf.config import Config  # noqa: E402
+from acktr_tf.algorithms.losses import sampled_log_likelihood  # noqa: E402
+from acktr_tf.config.config import Config  # noqa: E402
 from acktr_tf.environments import make_vector_env  # noqa: E402
 from acktr_tf.kfac import KFAC  # noqa: E402
 from acktr_tf.kfac.blocks import Block  # noqa: E402
-from acktr_tf.losses import sampled_log_likelihood  # noqa: E402
-from acktr_tf.policy import ActorCritic, Evaluation  # noqa: E402
-from acktr_tf.rollout import Collector  # noqa: E402
+from acktr_tf.policies.actor_critic import ActorCritic, Evaluation  # noqa: E402
+from acktr_tf.training.collector import Collector  # noqa: E402
 
 # KFC and near the paper's settings: what the page explains is what they misjudge.
 SETTINGS: dict[str, Any] = {

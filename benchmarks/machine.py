@@ -4,7 +4,7 @@ import platform
 from pathlib import Path
 from typing import Any
 
-from acktr_tf.jobs import cores
+from acktr_tf.suites.jobs import cores
 
 
 def machine() -> dict[str, Any]:

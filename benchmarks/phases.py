@@ -27,12 +27,12 @@ from arguments import output_file
 from machine import machine
 
 from acktr_tf.algorithms import make_algorithm, make_batch
-from acktr_tf.config import Config
+from acktr_tf.cli.flags import config_from
+from acktr_tf.config.config import Config
 from acktr_tf.environments import make_vector_env
-from acktr_tf.flags import config_from
-from acktr_tf.policy import ActorCritic
-from acktr_tf.rollout import Collector
-from acktr_tf.scales import Scales
+from acktr_tf.policies.actor_critic import ActorCritic
+from acktr_tf.training.collector import Collector
+from acktr_tf.training.scales import Scales
 
 COMPILING = 3
 """Updates, at least, before the first that counts."""

@@ -6,16 +6,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from acktr_tf import checkpoint, run_directory
 from acktr_tf.algorithms import make_algorithm
 from acktr_tf.algorithms.base import Algorithm
-from acktr_tf.config import Config
+from acktr_tf.config.config import Config
 from acktr_tf.environments import make_vector_env
-from acktr_tf.environments.base import Array
+from acktr_tf.environments.vector import Array
 from acktr_tf.errors import UserError
-from acktr_tf.policy import ActorCritic
-from acktr_tf.rollout import Collector
-from acktr_tf.scales import Scales
+from acktr_tf.policies.actor_critic import ActorCritic
+from acktr_tf.runs import checkpoints
+from acktr_tf.runs import directory as run_directory
+from acktr_tf.training.collector import Collector
+from acktr_tf.training.scales import Scales
 from acktr_tf.types import Rollout
 
 
@@ -56,20 +57,20 @@ def resume(run_dir: Path) -> Resumed:
       UserError: There is none, it has no checkpoint, or its checkpoint is damaged.
     """
     config, _ = run_directory.read_config(run_dir)
-    newest = checkpoint.latest(run_dir / run_directory.CHECKPOINTS)
+    newest = checkpoints.latest(run_dir / run_directory.CHECKPOINTS)
     if newest is None:
         raise UserError(f"{run_dir} has no checkpoint.")
-    saved = checkpoint.load(newest)
+    saved = checkpoints.load(newest)
     environments = make_vector_env(config)
     policy = ActorCritic(
         config, environments.observation_space, environments.action_space
     )
     algorithm = make_algorithm(config, policy)
-    checkpoint.assign_variables("policy", policy.variables, saved.arrays)
-    checkpoint.assign_variables("algorithm", algorithm.variables, saved.arrays)
+    checkpoints.assign_variables("policy", policy.variables, saved.arrays)
+    checkpoints.assign_variables("algorithm", algorithm.variables, saved.arrays)
     scales = Scales(config, policy)
-    scales.restore(checkpoint.below("scales", saved.arrays))
-    arrays = checkpoint.below("environments", saved.arrays)
+    scales.restore(checkpoints.below("scales", saved.arrays))
+    arrays = checkpoints.below("environments", saved.arrays)
     observation, restarted = environments.restore(arrays, saved.state["environments"])
     lengths = np.asarray(arrays["lengths"]).copy()
     lengths[restarted] = 0

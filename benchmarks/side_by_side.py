@@ -23,12 +23,12 @@ from pathlib import Path
 
 from arguments import positive
 
-from acktr_tf import locks
 from acktr_tf.benchmark import all_jobs
-from acktr_tf.flags import config_from
-from acktr_tf.jobs import FINISHED, Job, child_environment, read_outcome
-from acktr_tf.report import read_run, write_report
-from acktr_tf.suites import Suite, find_suite, read_suite
+from acktr_tf.cli.flags import config_from
+from acktr_tf.runs import locks
+from acktr_tf.suites.jobs import FINISHED, Job, child_environment, read_outcome
+from acktr_tf.suites.report import read_run, write_report
+from acktr_tf.suites.suite import Suite, find_suite, read_suite
 
 OTHERS = {"PPO": "ppo", "A2C": "a2c", "TRPO": "trpo"}
 WORKER = Path(__file__).with_name("sb3_run.py")

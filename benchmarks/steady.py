@@ -17,7 +17,7 @@ import numpy as np
 from arguments import output_file
 from machine import machine
 
-from acktr_tf.columns import read_columns
+from acktr_tf.runs.csv_files import read_columns
 
 
 def windows(path: Path, count: int) -> np.ndarray:

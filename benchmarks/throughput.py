@@ -33,9 +33,9 @@ import numpy as np
 from arguments import output_file
 from machine import machine
 
-from acktr_tf.config import Config
+from acktr_tf.cli.flags import config_from
+from acktr_tf.config.config import Config
 from acktr_tf.environments.atari import find_game
-from acktr_tf.flags import config_from
 
 ENVIRONMENTS = "environments alone"
 WARM_UP = 0.25

@@ -36,8 +36,8 @@ hypothesis.settings.load_profile("tests")
 
 @pytest.fixture
 def docs_script(monkeypatch):
-    """Imports a script of docs/ by its name; scripts there import their neighbours."""
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "docs"))
+    """Imports a script of tools/ by its name; scripts there import their neighbours."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "tools"))
     return importlib.import_module
 
 

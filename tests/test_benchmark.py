@@ -13,10 +13,13 @@ from pathlib import Path
 
 import pytest
 from absl.flags import FlagValues
-from test_jobs import calls, fakes, processes, signal_when, wait_for
+from suites.test_jobs import calls, fakes, processes, signal_when, wait_for
 
-from acktr_tf import benchmark, flags, jobs, report, suites
-from acktr_tf.jobs import Outcome, read_outcome
+from acktr_tf import benchmark
+from acktr_tf.cli import flags
+from acktr_tf.suites import jobs, report
+from acktr_tf.suites import suite as suites
+from acktr_tf.suites.jobs import Outcome, read_outcome
 
 __all__ = ["fakes"]
 

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_run_directory import save_policy
+from runs.test_directory import save_policy
 
-from acktr_tf import evaluate, run_directory
-from acktr_tf.config import Config
-from acktr_tf.saved_model import export_policy
-from acktr_tf.scoring import EVALUATION, game_seed, score_policy
+from acktr_tf import evaluate
+from acktr_tf.config.config import Config
+from acktr_tf.runs import directory as run_directory
+from acktr_tf.runs.saved_model import export_policy
+from acktr_tf.training.scoring import EVALUATION, game_seed, score_policy
 
 CARTPOLE = Config(env="CartPole-v1", num_envs=2, hidden_size=8)
 BREAKOUT = Config(env="breakout", env_threads=1)
@@ -94,7 +95,9 @@ def test_the_table_is_readable(runs, capsys):
     assert rows["policy"] == f"{model}, 3 steps"
     assert rows["steps"] == str(sum(scores["lengths"]))
     seeds = f"{game_seed(7, 0)}..{game_seed(7, 3)}"
-    assert rows["seeds"] == f"{seeds} (game j: acktr_tf.scoring.game_seed(7, j))"
+    assert (
+        rows["seeds"] == f"{seeds} (game j: acktr_tf.training.scoring.game_seed(7, j))"
+    )
     assert float(rows["seconds"]) < 60
     assert max(len(line) for line in out.splitlines() if "policy" not in line) <= 88
 

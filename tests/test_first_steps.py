@@ -6,10 +6,11 @@ import gymnasium
 import numpy as np
 import pytest
 from absl.flags import FlagValues
-from test_saved_model import CARTPOLE, make_policy
+from runs.test_saved_model import CARTPOLE, make_policy
 
-from acktr_tf import evaluate, export, flags
-from acktr_tf.saved_model import export_policy
+from acktr_tf import evaluate, export
+from acktr_tf.cli import flags
+from acktr_tf.runs.saved_model import export_policy
 
 PAGE = Path(__file__).parents[1] / "docs" / "first_steps.md"
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", PAGE.read_text("utf-8"), re.M | re.S)

@@ -13,27 +13,24 @@ PACKAGE = Path(__file__).resolve().parents[1] / "acktr_tf"
 # From the foundations to the commands. A file imports from its own layer and from those
 # above it in this table; a folder is one entry. A new file gets its place here.
 LAYERS = {
-    "foundations": (
-        "errors types setting config random_keys backend stopping locks spaces "
-        "observations observation_tensors"
-    ),
-    "parts": "environments pixels networks distributions returns kfac",
-    "agent": "policy losses",
-    "work": (
-        "rollout scales algorithms columns metrics checkpoint run_directory "
-        "saved_model scoring"
-    ),
-    "trainer": "trainer",
-    "commands": (
-        "flagfiles flags command launch evaluate export suites jobs report benchmark"
-    ),
+    "foundations": "errors types random_keys backend",
+    "settings": "config",
+    "spaces": "spaces",
+    "parts": "environments kfac",
+    "policies": "policies",
+    "algorithms": "algorithms",
+    "runs": "runs",
+    "training": "training",
+    "command line": "cli",
+    "suites": "suites",
+    "commands": "launch evaluate export benchmark",
 }
 LAYER_OF = {
     unit: number
     for number, units in enumerate(LAYERS.values())
     for unit in units.split()
 }
-COMMANDS = LAYERS["commands"].split()
+COMMANDS = [*LAYERS["commands"].split(), "cli", "suites"]
 INDEPENDENT = ["kfac"]
 SLOW_LIBRARIES = ("tensorflow", "keras", "tensorflow_probability", "tf_keras")
 
@@ -125,16 +122,16 @@ def test_every_folder_with_modules_is_a_package():
 
 def test_the_reader_of_imports_sees_every_form():
     source = (
-        "import acktr_tf.policy\n"
-        "from acktr_tf import losses\n"
+        "import acktr_tf.policies\n"
+        "from acktr_tf import algorithms\n"
         "from . import returns\n"
         "from .kfac.linalg import damped_inverse\n"
         "def late():\n"
         "    from ..config import Config\n"
     )
     assert imports(source, "acktr_tf.algorithms.acktr") == {
-        "acktr_tf.policy",
-        "acktr_tf.losses",
+        "acktr_tf.policies",
+        "acktr_tf.algorithms",
         "acktr_tf.algorithms.returns",
         "acktr_tf.algorithms.kfac.linalg.damped_inverse",
         "acktr_tf.config.Config",

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from acktr_tf import backend, command, launch
-from acktr_tf.config import Config, settings
+from acktr_tf import backend, launch
+from acktr_tf.cli import command
+from acktr_tf.cli.flags import define_settings
+from acktr_tf.config.config import Config, settings
 from acktr_tf.errors import RunError, UserError
-from acktr_tf.flags import define_settings
 
 ROOT = Path(launch.__file__).parent.parent
 
@@ -50,9 +51,9 @@ def trained(tmp_path, monkeypatch) -> list[tuple[Config, list[str]]]:
         calls.append((config, command))
         return 0
 
-    trainer = types.ModuleType("acktr_tf.trainer")
+    trainer = types.ModuleType("acktr_tf.training.loop")
     trainer.train = train  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "acktr_tf.trainer", trainer)
+    monkeypatch.setitem(sys.modules, "acktr_tf.training.loop", trainer)
     monkeypatch.setattr(launch, "load_tensorflow", lambda: None)
     monkeypatch.delenv("KERAS_BACKEND", raising=False)
     monkeypatch.chdir(tmp_path)
@@ -183,7 +184,7 @@ def test_launch_trains_with_the_flags_and_returns_the_status(trained, monkeypatc
     ((config, line),) = trained
     assert (config.env, config.seed, config.run_dir) == ("PongNoFrameskip-v4", 3, "R")
     assert line == ["python", "-m", "acktr_tf.launch", *arguments]
-    trainer = sys.modules["acktr_tf.trainer"]
+    trainer = sys.modules["acktr_tf.training.loop"]
     monkeypatch.setattr(trainer, "train", lambda config, command: 143)
     assert launch.main(arguments) == 143
 
@@ -372,7 +373,7 @@ def test_the_page_of_settings_is_what_the_script_writes():
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     page = module.page()
-    assert module.PAGE.read_text(encoding="utf-8") == page, "run docs/make_settings.py"
+    assert module.PAGE.read_text(encoding="utf-8") == page, "run tools/make_settings.py"
     for name in settings():
         assert f"| `{name}` |" in page
 

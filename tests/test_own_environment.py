@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from acktr_tf.metrics import EPISODES_FILE
+from acktr_tf.runs.logs import EPISODES_FILE
 
 PAGE = Path(__file__).parents[1] / "docs" / "environments.md"
 TEXT = PAGE.read_text("utf-8")

@@ -5,8 +5,8 @@ from acktr_tf.algorithms.acktr import ACKTR
 from acktr_tf.algorithms.base import Algorithm
 from acktr_tf.algorithms.batches import Batch, make_batch
 from acktr_tf.algorithms.separate_acktr import SeparateACKTR
-from acktr_tf.config import Config
-from acktr_tf.policy import ActorCritic
+from acktr_tf.config.config import Config
+from acktr_tf.policies.actor_critic import ActorCritic
 
 __all__ = [
     "A2C",

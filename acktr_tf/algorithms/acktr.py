@@ -9,13 +9,13 @@ import tensorflow as tf
 
 from acktr_tf.algorithms import schedules
 from acktr_tf.algorithms.base import Algorithm, PhaseClock
+from acktr_tf.algorithms.losses import policy_kl, sampled_log_likelihood
 from acktr_tf.algorithms.sampling import sample_rows
-from acktr_tf.config import Config
+from acktr_tf.config.config import Config
 from acktr_tf.errors import UserError
 from acktr_tf.kfac import KFAC
 from acktr_tf.kfac.trust_region import shortening
-from acktr_tf.losses import policy_kl, sampled_log_likelihood
-from acktr_tf.policy import ActorCritic, Evaluation
+from acktr_tf.policies.actor_critic import ActorCritic, Evaluation
 
 SHORTENINGS = 10
 """After so many of a tenth nothing is left of a step."""

@@ -10,9 +10,9 @@ import tensorflow as tf
 
 from acktr_tf.algorithms import schedules
 from acktr_tf.algorithms.batches import Batch
-from acktr_tf.config import Config
-from acktr_tf.losses import Losses, actor_critic_loss, policy_kl, value_kl
-from acktr_tf.policy import ActorCritic
+from acktr_tf.algorithms.losses import Losses, actor_critic_loss, policy_kl, value_kl
+from acktr_tf.config.config import Config
+from acktr_tf.policies.actor_critic import ActorCritic
 from acktr_tf.random_keys import KeyStream
 
 

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from acktr_tf.returns import generalized_advantages
+from acktr_tf.algorithms.returns import generalized_advantages
 from acktr_tf.types import Rollout
 
 

@@ -8,9 +8,9 @@ import tensorflow as tf
 from acktr_tf.algorithms.plain import make_rmsprop
 from acktr_tf.algorithms.sampling import sample_rows
 from acktr_tf.algorithms.schedules import critic_learning_rate
-from acktr_tf.config import Config
+from acktr_tf.config.config import Config
 from acktr_tf.kfac import KFAC
-from acktr_tf.policy import ActorCritic
+from acktr_tf.policies.actor_critic import ActorCritic
 
 
 def make_critic(config: Config, policy: ActorCritic) -> "Critic":

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import keras
 
-from acktr_tf.config import Config
+from acktr_tf.config.config import Config
 
 
 def make_rmsprop(

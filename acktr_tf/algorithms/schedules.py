@@ -5,7 +5,7 @@ from collections.abc import Callable
 import keras
 import tensorflow as tf
 
-from acktr_tf.config import Config
+from acktr_tf.config.config import Config
 
 
 def learning_rate(

@@ -6,10 +6,10 @@ import tensorflow as tf
 from acktr_tf.algorithms.acktr import ACKTR
 from acktr_tf.algorithms.base import PhaseClock
 from acktr_tf.algorithms.critics import Critic, make_critic
-from acktr_tf.config import Config
+from acktr_tf.algorithms.losses import sampled_action_log_likelihood
+from acktr_tf.config.config import Config
 from acktr_tf.errors import UserError
-from acktr_tf.losses import sampled_action_log_likelihood
-from acktr_tf.policy import ActorCritic, Evaluation
+from acktr_tf.policies.actor_critic import ActorCritic, Evaluation
 
 
 class SeparateACKTR(ACKTR):

@@ -2,12 +2,12 @@
 
 import re
 
-from acktr_tf.config import Config
+from acktr_tf.config.config import Config
+from acktr_tf.config.setting import closest
 from acktr_tf.environments.atari import AtariEnvironment, find_game, game_names
-from acktr_tf.environments.base import EpisodeSeeds, VectorEnvironment, training_seeds
 from acktr_tf.environments.gym import GymEnvironment
+from acktr_tf.environments.vector import EpisodeSeeds, VectorEnvironment, training_seeds
 from acktr_tf.errors import UserError
-from acktr_tf.setting import closest
 
 __all__ = [
     "AtariEnvironment",

@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 from ale_py import roms, vector_env
 
-from acktr_tf.environments.base import Array, EpisodeSeeds, VectorEnvironment
+from acktr_tf.config.setting import closest
+from acktr_tf.environments.vector import Array, EpisodeSeeds, VectorEnvironment
 from acktr_tf.errors import UserError
-from acktr_tf.setting import closest
 
 FRAME_SKIP = 4
 FRAME_STACK = 4

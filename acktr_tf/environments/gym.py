@@ -11,12 +11,7 @@ import gymnasium
 import numpy as np
 import numpy.typing as npt
 
-from acktr_tf.environments.base import (
-    UNSEEDED,
-    Array,
-    EpisodeSeeds,
-    VectorEnvironment,
-)
+from acktr_tf.config.setting import closest
 from acktr_tf.environments.pictures import (
     REMEDY,
     Offscreen,
@@ -24,8 +19,13 @@ from acktr_tf.environments.pictures import (
     picture_options,
 )
 from acktr_tf.environments.processes import Undisturbed, close_processes, start_method
+from acktr_tf.environments.vector import (
+    UNSEEDED,
+    Array,
+    EpisodeSeeds,
+    VectorEnvironment,
+)
 from acktr_tf.errors import UserError
-from acktr_tf.setting import closest
 
 
 class GymEnvironment(VectorEnvironment):

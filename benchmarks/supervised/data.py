@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from acktr_tf.jobs import write_file
+from acktr_tf.suites.jobs import write_file
 
 SIDE = 28
 GAMES = (

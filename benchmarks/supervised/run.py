@@ -30,12 +30,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "docs"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from arguments import names, positive
 
-from acktr_tf.jobs import child_environment, write_file
+from acktr_tf.suites.jobs import child_environment, write_file
 from supervised import optimizers, results
 from supervised.data import load
 from supervised.problems import PROBLEMS

@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "docs"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import keras
 from arguments import names
 
-from acktr_tf.jobs import write_file
+from acktr_tf.suites.jobs import write_file
 from supervised import optimizers
 from supervised.data import load
 from supervised.problems import PROBLEMS

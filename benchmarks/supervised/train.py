@@ -22,7 +22,7 @@ import numpy as np
 import tensorflow as tf
 from machine import machine
 
-from acktr_tf.jobs import write_file
+from acktr_tf.suites.jobs import write_file
 from supervised import optimizers
 from supervised.data import Data, load
 from supervised.problems import PROBLEMS, Examples, Problem

@@ -7,11 +7,11 @@ import numpy.typing as npt
 from gymnasium.spaces import Box, Discrete
 
 from acktr_tf.algorithms import Algorithm, Batch, make_algorithm, make_batch
-from acktr_tf.config import Config
+from acktr_tf.config.config import Config
 from acktr_tf.environments import VectorEnvironment
-from acktr_tf.environments.base import Array
-from acktr_tf.policy import ActorCritic
-from acktr_tf.rollout import Collector
+from acktr_tf.environments.vector import Array
+from acktr_tf.policies.actor_critic import ActorCritic
+from acktr_tf.training.collector import Collector
 
 NUM_ACTIONS = 3
 

@@ -10,8 +10,8 @@ from problems import ConstantReward, Identity, arrays, learn, make, random_batch
 
 from acktr_tf.algorithms import A2C, ACKTR, Algorithm, Batch
 from acktr_tf.algorithms.schedules import learning_rate
-from acktr_tf.config import Config
-from acktr_tf.policy import ActorCritic
+from acktr_tf.config.config import Config
+from acktr_tf.policies.actor_critic import ActorCritic
 
 BOTH = pytest.mark.parametrize("algorithm", ["a2c", "acktr"])
 

@@ -9,13 +9,13 @@ import tensorflow as tf
 from gymnasium.spaces import Box, Discrete
 from problems import arrays, make, random_batch
 
-from acktr_tf import config as config_module
 from acktr_tf.algorithms import ACKTR
-from acktr_tf.config import Config
+from acktr_tf.algorithms.losses import actor_critic_loss, sampled_log_likelihood
+from acktr_tf.config import config as config_module
+from acktr_tf.config.config import Config
 from acktr_tf.kfac import KFAC, CurvatureTape, factors
 from acktr_tf.kfac import optimizer as kfac_optimizer
-from acktr_tf.losses import actor_critic_loss, sampled_log_likelihood
-from acktr_tf.policy import ActorCritic
+from acktr_tf.policies.actor_critic import ActorCritic
 
 
 def tiny(**settings: Any) -> Config:

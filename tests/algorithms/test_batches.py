@@ -1,7 +1,7 @@
 import numpy as np
 
 from acktr_tf.algorithms import make_batch
-from acktr_tf.returns import generalized_advantages
+from acktr_tf.algorithms.returns import generalized_advantages
 from acktr_tf.types import Rollout
 
 

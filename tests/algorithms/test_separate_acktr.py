@@ -11,11 +11,11 @@ from problems import arrays, make, random_batch
 
 from acktr_tf.algorithms import ACKTR, SeparateACKTR, make_algorithm
 from acktr_tf.algorithms.critics import make_critic
-from acktr_tf.config import Config
+from acktr_tf.algorithms.losses import sampled_action_log_likelihood
+from acktr_tf.config.config import Config
 from acktr_tf.errors import UserError
 from acktr_tf.kfac import KFAC, CurvatureTape
-from acktr_tf.losses import sampled_action_log_likelihood
-from acktr_tf.policy import ActorCritic
+from acktr_tf.policies.actor_critic import ActorCritic
 
 KEY = tf.constant([1, 2])
 

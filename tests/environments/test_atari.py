@@ -13,7 +13,7 @@ import pytest
 from ale_py import roms
 from oracles.atari import Player
 
-from acktr_tf.config import Config
+from acktr_tf.config.config import Config
 from acktr_tf.environments import AtariEnvironment, atari, make_vector_env
 from acktr_tf.environments.atari import MULTI_PLAYER_GAMES, find_game, game_names
 from acktr_tf.errors import UserError
@@ -385,7 +385,7 @@ def test_pictures_are_those_of_the_same_games() -> None:
 def test_a_game_for_several_players_never_reaches_ale() -> None:
     """ALE would end the process, so this is asked of one."""
     program = (
-        "from acktr_tf.config import Config\n"
+        "from acktr_tf.config.config import Config\n"
         "from acktr_tf.environments import make_vector_env\n"
         "from acktr_tf.errors import UserError\n"
         "try:\n"

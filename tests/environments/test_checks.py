@@ -8,7 +8,7 @@ import pytest
 from gymnasium.spaces import Box, Discrete
 
 from acktr_tf.environments import VectorEnvironment
-from acktr_tf.environments.base import Array
+from acktr_tf.environments.vector import Array
 from acktr_tf.errors import RunError
 
 NUM_ENVS = 3

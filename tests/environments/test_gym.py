@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from gymnasium.spaces import Box, Dict, Discrete, Text
 
-from acktr_tf.config import Config
+from acktr_tf.config.config import Config
 from acktr_tf.environments import (
     GymEnvironment,
     make_vector_env,

@@ -9,7 +9,7 @@ import gymnasium
 import numpy as np
 import pytest
 
-from acktr_tf.config import Config
+from acktr_tf.config.config import Config
 from acktr_tf.environments import make_vector_env
 from acktr_tf.environments.pictures import Offscreen, Pictures, picture_options
 from acktr_tf.errors import UserError
@@ -166,7 +166,7 @@ def test_drawing_does_not_happen_beside_tensorflow() -> None:
     """In one process, TensorFlow and Mesa's software renderer crash."""
     script = (
         "import tensorflow\n"
-        "from acktr_tf.config import Config\n"
+        "from acktr_tf.config.config import Config\n"
         "from acktr_tf.environments import make_vector_env\n"
         "if __name__ == '__main__':\n"
         f"    for options in [dict(pixels=8), dict()]:\n"

@@ -32,21 +32,21 @@ MUTATIONS = [
         "losses.py",
         "evaluation.distribution.sample(seed=key)",
         "evaluation.distribution.mode()",
-        "tests/test_sampled_log_likelihood.py",
+        "tests/algorithms/test_sampled_log_likelihood.py",
     ),
     Mutation(
         "the value's target is too near",
         "losses.py",
         "tf.stop_gradient(evaluation.value) + noise",
         "tf.stop_gradient(evaluation.value) + 0.5 * noise",
-        "tests/test_sampled_log_likelihood.py",
+        "tests/algorithms/test_sampled_log_likelihood.py",
     ),
     Mutation(
         "the value's log-likelihood lacks its half",
         "losses.py",
         "-0.5 * tf.square(value - evaluation.value)",
         "-tf.square(value - evaluation.value)",
-        "tests/test_sampled_log_likelihood.py",
+        "tests/algorithms/test_sampled_log_likelihood.py",
     ),
     Mutation(
         "gradients are those of a mean over the batch",
@@ -347,7 +347,7 @@ def copy_of_the_repository(root: Path) -> Path:
     for file in (
         "pyproject.toml",
         "tests/conftest.py",
-        "tests/test_sampled_log_likelihood.py",
+        "tests/algorithms/test_sampled_log_likelihood.py",
     ):
         shutil.copy(REPOSITORY / file, root / file)
     return root

@@ -1,0 +1,264 @@
+"""The run directory: what is where, whose it is, and the policy that it holds."""
+
+import contextlib
+import errno
+import json
+import os
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from acktr_tf.config.config import Config, differences
+from acktr_tf.environments import make_vector_env
+from acktr_tf.errors import RunError, UserError
+from acktr_tf.policies.actor_critic import ActorCritic
+from acktr_tf.runs import checkpoints
+from acktr_tf.runs.locks import lock
+
+CONFIG_FILE = "config.json"
+CHECKPOINTS = "checkpoints"
+EXPORT = "export"
+BEST = "best"
+
+_SAVING = ".saving-"
+_PACKAGES = (
+    "acktr-tf",
+    "tensorflow",
+    "keras",
+    "tensorflow-probability",
+    "gymnasium",
+    "ale-py",
+    "mujoco",
+    "numpy",
+    "scipy",
+)
+
+
+# config.json ------------------------------------------------------------------------
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide what is learnt."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    return found
+
+
+def write_config(
+    directory: Path,
+    config: Config,
+    command: Sequence[str],
+    extra: Mapping[str, Any] | None = None,
+) -> None:
+    """Writes `config.json`: the settings, the versions and the command.
+
+    It is whole or absent at every instant.
+
+    Args:
+      directory: Where to; made if it does not exist.
+      config: The settings.
+      command: What the user typed; left out if empty.
+      extra: More entries.
+
+    Raises:
+      UserError: The directory cannot be made or written.
+      RunError: The disk is full.
+    """
+    document: dict[str, Any] = {"settings": config.to_dict(), "versions": versions()}
+    if command:
+        document["command"] = list(command)
+    document.update(extra or {})
+    text = json.dumps(document, indent=2) + "\n"
+    saving = directory / f"{_SAVING}{CONFIG_FILE}"
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with saving.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(saving, directory / CONFIG_FILE)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            saving.unlink()
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise RunError(
+                f"Cannot write {directory / CONFIG_FILE}: {error.strerror}. What was "
+                "there is as it was."
+            ) from error
+        raise _not_writable(directory, error) from error
+
+
+def without_run_dir(command: Sequence[str]) -> list[str]:
+    """A run's command without its `--run_dir`, for what leaves the machine.
+
+    Where a run was kept says something of a machine, and nothing of the run.
+    """
+    words = iter(command)
+    kept = []
+    for word in words:
+        name, equals, _ = word.partition("=")
+        if name not in ("--run_dir", "-run_dir"):
+            kept.append(word)
+        elif not equals:
+            next(words, None)
+    return kept
+
+
+def read_config(directory: Path) -> tuple[Config, dict[str, Any]]:
+    """Reads the `config.json` of a run directory or of an exported policy.
+
+    Settings that the file does not have take their defaults.
+
+    Returns:
+      The settings, and all that the file holds.
+
+    Raises:
+      UserError: The file is missing, damaged, or of another version: it has a setting
+        that this version does not know, or a value that it does not accept.
+    """
+    path = directory / CONFIG_FILE
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError) as error:
+        what = f"has no {CONFIG_FILE}" if directory.is_dir() else "does not exist"
+        raise UserError(
+            f"{directory} is neither a run directory nor an exported policy: it {what}."
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+    try:
+        document = json.loads(text)
+    except ValueError as error:
+        raise UserError(f"{path} is damaged: it must be JSON, but {error}") from error
+    if not isinstance(document, dict) or not isinstance(document.get("settings"), dict):
+        raise UserError(f"{path} is damaged: it must hold `settings` by name.")
+    try:
+        config = Config.from_dict(document["settings"])
+    except UserError as error:
+        raise UserError(
+            f"{path} was written by another version of acktr_tf, or changed by hand. "
+            f"{error}"
+        ) from error
+    return config, document
+
+
+# The directory ----------------------------------------------------------------------
+def check(run_dir: Path, config: Config) -> None:
+    """Refuses a run directory in which `config` can neither start nor continue.
+
+    Raises:
+      UserError: It is a file, holds something else than a run, or a run with other
+        settings, which are named. Nothing was changed.
+    """
+    if run_dir.exists() and not run_dir.is_dir():
+        raise UserError(f"`run_dir` must be a directory. Received a file: {run_dir}")
+    try:
+        names = [path.name for path in run_dir.iterdir()] if run_dir.is_dir() else []
+    except OSError as error:
+        raise _not_writable(run_dir, error) from error
+    if CONFIG_FILE not in names:
+        # What a run leaves that was killed while it made its first file.
+        others = [name for name in names if name != f"{_SAVING}{CONFIG_FILE}"]
+        if others:
+            raise UserError(
+                f"`run_dir` must be a run, an empty directory or a new one. Received: "
+                f"{run_dir}, which has no {CONFIG_FILE} and holds {sorted(others)[0]}."
+            )
+        return
+    started, _ = read_config(run_dir)
+    if changed := differences(started, config):
+        raise UserError(
+            f"{run_dir} holds a run with other settings: {'; '.join(changed)}. Give "
+            "the settings it was started with to continue it, or another `--run_dir`."
+        )
+
+
+@contextlib.contextmanager
+def opened(run_dir: Path, config: Config, command: Sequence[str]) -> Iterator[None]:
+    """Holds a run directory, made if need be, for this process alone.
+
+    Args:
+      run_dir: The directory, which `check` has accepted.
+      config: The settings, written down if this is a new run.
+      command: What the user typed, written down with them.
+
+    Raises:
+      UserError: It cannot be made or written, or another process trains in it.
+    """
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        descriptor = lock(run_dir)
+    except OSError as error:
+        raise _not_writable(run_dir, error) from error
+    if descriptor is None:
+        raise UserError(
+            f"Another process trains in {run_dir}. Stop it to continue the run here, "
+            "or give another `--run_dir`."
+        )
+    try:
+        # Looked at again: another process may have begun a run since `check`.
+        check(run_dir, config)
+        if not os.access(run_dir, os.W_OK):
+            raise _not_writable(run_dir, PermissionError("permission denied"))
+        if not (run_dir / CONFIG_FILE).exists():
+            write_config(run_dir, config, command)
+        yield
+    finally:
+        os.close(descriptor)  # Which also unlocks it.
+
+
+# The policy -------------------------------------------------------------------------
+class RestoredPolicy(NamedTuple):
+    """The policy of a run as a checkpoint has it.
+
+    Attributes:
+      policy: Networks and distribution.
+      config: The settings of the run.
+      step: Agent steps that it was trained for.
+      path: The checkpoint.
+    """
+
+    policy: ActorCritic
+    config: Config
+    step: int
+    path: Path
+
+
+def restored_policy(run_dir: Path, path: Path | None = None) -> RestoredPolicy:
+    """The policy of a run, from one of its checkpoints.
+
+    Args:
+      run_dir: The run directory.
+      path: The checkpoint, or None for the newest.
+
+    Raises:
+      UserError: There is no run, no checkpoint, or it is damaged.
+    """
+    config, _ = read_config(run_dir)
+    if path is None:
+        path = checkpoints.latest(run_dir / CHECKPOINTS)
+    if path is None:
+        raise UserError(
+            f"{run_dir} has no policy yet: neither {EXPORT}/ nor a checkpoint."
+        )
+    if not path.is_dir():
+        raise UserError(f"There is no checkpoint {path}.")
+    saved = checkpoints.load(path)
+    environments = make_vector_env(config, num_envs=1)
+    try:
+        policy = ActorCritic(
+            config, environments.observation_space, environments.action_space
+        )
+    finally:
+        environments.close()
+    checkpoints.assign_variables("policy", policy.variables, saved.arrays)
+    return RestoredPolicy(policy, config, saved.step, path)
+
+
+def _not_writable(directory: Path, error: OSError) -> UserError:
+    return UserError(
+        f"{directory} must be a directory that can be written. "
+        f"Received: {error.strerror or error}"
+    )

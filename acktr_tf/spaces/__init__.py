@@ -1,0 +1,1 @@
+"""Observation and action spaces: encoding for networks, and descriptions as JSON."""

@@ -1,0 +1,1 @@
+"""Benchmarks over tasks and seeds: suite files, jobs and reports."""

@@ -1,0 +1,1 @@
+"""Training loop, rollouts, running normalization and scoring."""
