@@ -1,0 +1,25 @@
+"""Settings of A2C."""
+
+import dataclasses
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, ClassVar
+
+from acktr_tf.config.first_order import LearningRateSettings, RMSpropSettings
+from acktr_tf.config.losses import ActorCriticLossSettings
+from acktr_tf.config.setting import Settings, group
+
+
+@dataclasses.dataclass(frozen=True)
+class A2CSettings(Settings):
+    """Settings of the algorithm A2C."""
+
+    heading = "A2C"
+    # openai/baselines a2c: 5 steps of 16 environments, returns without GAE.
+    defaults: ClassVar[Mapping[str, Any]] = MappingProxyType(
+        {"num_envs": 16, "unroll_length": 5, "gae_lambda": 1.0}
+    )
+
+    learning_rate: LearningRateSettings = group(LearningRateSettings())
+    loss: ActorCriticLossSettings = group(ActorCriticLossSettings())
+    rmsprop: RMSpropSettings = group(RMSpropSettings())
