@@ -231,14 +231,16 @@ def _from_paths(default: Any, values: Mapping[str, Any], prefix: str) -> Any:
     return dataclasses.replace(default, **changed)
 
 
-@functools.cache
-def kind_of(cls: Any, name: str) -> type:
+_type_hints = functools.cache(typing.get_type_hints)
+
+
+def kind_of(cls: type, name: str) -> type:
     """Returns the type of a setting: bool, int, float or str, also of `float | None`.
 
     Raises:
       TypeError: The annotation is another one.
     """
-    annotation = typing.get_type_hints(cls)[name]
+    annotation = _type_hints(cls)[name]
     kinds = [annotation]
     if isinstance(annotation, types.UnionType):
         kinds = [part for part in typing.get_args(annotation) if part is not type(None)]
