@@ -1,28 +1,23 @@
-"""One file an algorithm: rollout in, better policy out."""
+"""Algorithms, one per file: rollout in, better policy out."""
 
-from acktr_tf.algorithms.a2c import A2C
-from acktr_tf.algorithms.acktr import ACKTR
-from acktr_tf.algorithms.base import Algorithm
-from acktr_tf.algorithms.batches import Batch, make_batch
-from acktr_tf.algorithms.separate_acktr import SeparateACKTR
-from acktr_tf.config.config import Config
+from acktr_tf.algorithms.learner import Learner, Plan, Update
+from acktr_tf.config import Config, find_algorithm
 from acktr_tf.policies.actor_critic import ActorCritic
 
-__all__ = [
-    "A2C",
-    "ACKTR",
-    "Algorithm",
-    "Batch",
-    "SeparateACKTR",
-    "make_algorithm",
-    "make_batch",
-]
+__all__ = ["Learner", "Plan", "Update", "make_learner"]
 
 
-def make_algorithm(config: Config, policy: ActorCritic) -> Algorithm:
-    """The algorithm that `config` names, about to make its first update."""
-    if config.algorithm == "a2c":
-        return A2C(config, policy)
-    if config.critic == "joint":
-        return ACKTR(config, policy)
-    return SeparateACKTR(config, policy)
+def make_learner(config: Config, policy: ActorCritic) -> Learner:
+    """Makes the learner that `config` names, before its first update.
+
+    Args:
+      config: Settings of the run.
+      policy: Policy to train.
+
+    Raises:
+      UserError: Settings exclude each other, or do not suit the policy.
+    """
+    algorithm = find_algorithm(config.run.algorithm).load()
+    plan = Plan(config.total_updates, config.batch_size, config.run.seed)
+    learner: Learner = algorithm(config.algorithm, config.returns, policy, plan)
+    return learner

@@ -1,161 +1,282 @@
-"""ACKTR: actor-critic using Kronecker-factored trust region (Wu et al. 2017).
+"""ACKTR: actor-critic using Kronecker-factored trust region (Wu et al. 2017)."""
 
-The value is learnt in one step with the policy here; `separate_acktr` gives it an
-optimizer of its own.
-"""
+import functools
+from collections.abc import Mapping
 
 import keras
+import numpy.typing as npt
 import tensorflow as tf
 
-from acktr_tf.algorithms import schedules
-from acktr_tf.algorithms.base import Algorithm, PhaseClock
-from acktr_tf.algorithms.losses import policy_kl, sampled_log_likelihood
-from acktr_tf.algorithms.sampling import sample_rows
-from acktr_tf.config.config import Config
+from acktr_tf.algorithms import scalars
+from acktr_tf.algorithms.learner import PhaseClock, Plan, Update, to_floats
+from acktr_tf.algorithms.losses import (
+    ActorCriticGradients,
+    actor_critic_gradients,
+    exact_kls,
+    policy_kl,
+    sampled_action_log_likelihood,
+    sampled_log_likelihood,
+    value_loss,
+)
+from acktr_tf.algorithms.optimizers import make_kfac, make_rmsprop
+from acktr_tf.algorithms.returns import Batch, make_batch
+from acktr_tf.algorithms.schedules import schedule_function
+from acktr_tf.algorithms.steppers import FirstOrder, NaturalGradient
+from acktr_tf.algorithms.trust_region import KLController, backtrack
+from acktr_tf.config.acktr import ACKTRSettings, CriticSettings
+from acktr_tf.config.returns import ReturnsSettings
 from acktr_tf.errors import UserError
-from acktr_tf.kfac import KFAC
-from acktr_tf.kfac.trust_region import shortening
-from acktr_tf.policies.actor_critic import ActorCritic, Evaluation
+from acktr_tf.kfac import sample_rows
+from acktr_tf.policies.actor_critic import ActorCritic, PolicyOutput, PolicyStep
+from acktr_tf.random_keys import KeyStream
+from acktr_tf.states import State, Stateful, load_states, states
+from acktr_tf.types import Array, Rollout, Scalar
 
-SHORTENINGS = 10
-"""After so many of a tenth nothing is left of a step."""
 
-
-class ACKTR(Algorithm):
+class ACKTR:
     """Natural gradient of the actor-critic loss, by K-FAC, in a trust region.
 
-    The Fisher matrix is that of the joint distribution of action and value, so the
-    trunk that policy and value share has one block a layer (Wu et al. 2017, 3.1).
+    With `critic=joint` policy and value are learnt in one step, by the Fisher matrix
+    of the joint distribution of action and value (Wu et al. 2017, section 3.1).
+    With `critic=separate` the policy has a Fisher matrix of its own, and the value is
+    fitted by a `Critic` afterwards.
+
+    Args:
+      settings: Settings of the algorithm.
+      returns: Settings of advantages and value targets.
+      policy: Policy to train.
+      plan: Plan of the run.
 
     Raises:
-      UserError: The learning rate is to be adapted, and to follow a schedule.
+      UserError: Settings exclude each other, or do not suit the policy.
     """
 
-    optimizer: KFAC
-    _measured_names: tuple[str, ...] = ("predicted_kl",)
+    Settings = ACKTRSettings
 
-    def __init__(self, config: Config, policy: ActorCritic) -> None:
-        if (
-            config.kl_target > 0
-            and config.kl_adaptation == "learning_rate"
-            and config.learning_rate_schedule != "constant"
-        ):
-            raise UserError(
-                "kl_adaptation=learning_rate needs learning_rate_schedule=constant: "
-                "only one of them can decide the learning rate. Received: "
-                f"learning_rate_schedule={config.learning_rate_schedule}"
-            )
-        self._kl_target_schedule = schedules.kl_target(config)
-        super().__init__(config, policy)
-
-    def _make_optimizer(self) -> KFAC:
-        config = self._config
-        optimizer = KFAC(
-            learning_rate=schedules.learning_rate(config),
-            kl_radius=config.kl_radius,
-            trust_region=config.trust_region,
-            momentum=config.momentum,
-            damping=config.damping,
-            factor_decay=config.factor_decay,
-            factor_update_period=config.factor_update_period,
-            inverse_update_period=config.inverse_update_period,
-            conv_positions=config.conv_positions,
-            patch_period=config.patch_period,
-            # Runs on Pong with turns ended lower: docs/atari.md.
-            stagger_inverses=False,
-        )
-        optimizer.attach(self._curved_network)
-        return optimizer
-
-    @property
-    def _curved_network(self) -> keras.Model:
-        """The network whose Fisher matrix is taken."""
-        return self._policy.network
-
-    def _log_likelihood(self, evaluation: Evaluation, key: tf.Tensor) -> tf.Tensor:
-        """The log-likelihood `[N]` of sampled outputs of that network."""
-        return sampled_log_likelihood(evaluation, key)
-
-    def _update_curvature(
-        self, observation: tf.Tensor, key: tf.Tensor, clock: PhaseClock
-    ) -> None:
-        keys = tf.random.split(key, 2)
-
-        def factors() -> tf.Tensor:
-            rows = sample_rows(keys[0], observation, self._config.curvature_fraction)
-            with self.optimizer.curvature_tape() as tape:
-                evaluation = self._policy.evaluate(rows)
-                log_likelihood = self._log_likelihood(evaluation, keys[1])
-            self.optimizer.update_factors(tape, log_likelihood)
-            return tf.constant(True)
-
-        def inverses() -> tf.Tensor:
-            self.optimizer.update_inverses()
-            return tf.constant(True)
-
-        clock.phase(
-            "curvature",
-            lambda: tf.cond(
-                self.optimizer.factors_due(), factors, lambda: tf.constant(False)
-            ),
-        )
-        clock.phase("inverses", inverses)
-
-    def _after_step(
+    def __init__(
         self,
-        observation: tf.Tensor,
-        parameters: tf.Tensor,
-        value: tf.Tensor,
-        key: tf.Tensor,
+        settings: ACKTRSettings,
+        returns: ReturnsSettings,
+        policy: ActorCritic,
+        plan: Plan,
     ) -> None:
-        config = self._config
-        if config.kl_target == 0 and config.kl_limit == 0:
-            return
-        rows, *outputs = (
-            sample_rows(key, batch, config.curvature_fraction)
-            for batch in (observation, parameters, value)
-        )
-        old = self._policy.evaluation(*outputs)
-        kl = policy_kl(old, self._policy.evaluate(rows))
-        if config.kl_target > 0:
-            adapt = {
-                "radius": self.optimizer.adapt_radius,
-                "learning_rate": self.optimizer.adapt_learning_rate,
-            }[config.kl_adaptation]
-            adapt(kl, self._kl_target())
-        if config.kl_limit > 0:
-            self._shorten(rows, old, kl)
-
-    def _shorten(self, rows: tf.Tensor, old: Evaluation, kl: tf.Tensor) -> None:
-        """Shortens the step just taken until its exact KL is within `kl_limit`."""
-        limit = self._config.kl_limit
-
-        def shorten(tries: tf.Tensor, kl: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            self.optimizer.shorten_step(shortening(kl, limit))
-            return tries + 1, policy_kl(old, self._policy.evaluate(rows))
-
-        tf.while_loop(
-            # A KL that is not a number is not within the limit either.
-            lambda tries, kl: (tries < SHORTENINGS) & ~(kl <= limit),
-            shorten,
-            (tf.constant(0), kl),
-            parallel_iterations=1,
+        _check_settings(settings, policy)
+        joint, updates = settings.critic == "joint", plan.total_updates
+        network = policy.network if joint else policy.policy_network
+        likelihood = sampled_log_likelihood if joint else sampled_action_log_likelihood
+        kfac = make_kfac(settings.kfac, settings.learning_rate, updates, network)
+        fraction = settings.kfac.curvature_fraction
+        entropy_cost = schedule_function(
+            settings.loss.entropy_cost, settings.loss.entropy_cost_schedule, updates
         )
 
-    def _kl_target(self) -> tf.Tensor:
-        """The exact KL that the step taken last should have had."""
-        return self._kl_target_schedule(self.optimizer.iterations.value - 1)
+        def gradients(batch: Batch) -> ActorCriticGradients:
+            return actor_critic_gradients(
+                policy,
+                self.actor,
+                batch,
+                entropy_cost(self.actor.iterations),
+                settings.loss.value_cost,
+            )
 
-    def _measure_step(self) -> dict[str, tf.Tensor]:
-        return {"predicted_kl": self.optimizer.predicted_kl()}
+        def kl(observation: tf.Tensor, old: PolicyOutput, key: tf.Tensor) -> tf.Tensor:
+            rows, *outputs = (
+                sample_rows(key, tensor, fraction) for tensor in (observation, *old)
+            )
+            return policy_kl(policy, PolicyOutput(*outputs), policy(rows))
 
-    def _describe_step(self) -> dict[str, tf.Tensor]:
-        return {
-            "trust_region_scale": self.optimizer.trust_region_scale,
-            "kl_radius": self.optimizer.radius,
-            "kl_target": self._kl_target(),
-            "damping": tf.constant(self._config.damping),
-            "failed_factorizations": tf.cast(
-                self.optimizer.failed_factorizations, tf.float32
-            ),
+        self.policy = policy
+        self.actor = NaturalGradient(
+            kfac, lambda rows, key: likelihood(policy, policy(rows), key), fraction
+        )
+        self.critic = (
+            None if joint else Critic(settings.critic_optimizer, policy, updates)
+        )
+        self.scalars: Mapping[str, Scalar] = {
+            **scalars.LOSS,
+            **scalars.KL,
+            **scalars.KFAC,
+            **scalars.TARGET_KL,
+            **({} if joint else scalars.CRITIC),
         }
+        self.phases = {**scalars.PHASES, **({} if joint else scalars.CRITIC_PHASE)}
+        self._returns = returns
+        self._keys = KeyStream(plan.seed, "update")
+        self._gradients = tf.function(gradients, autograph=False)
+        self._kl = tf.function(kl, autograph=False)
+        self._measure_kl = tf.function(
+            functools.partial(exact_kls, policy), autograph=False
+        )
+        self._control = KLController(
+            kfac,
+            settings.target_kl
+            and schedule_function(
+                settings.target_kl, settings.target_kl_schedule, updates
+            ),
+            settings.target_kl_adapts,
+        )
+        self._max_kl = settings.max_kl
+
+    def act(self, observation: npt.ArrayLike, key: npt.ArrayLike) -> PolicyStep:
+        """Samples actions from the policy."""
+        return self.policy.act(observation, key)
+
+    def update(self, rollout: Rollout, index: int, *, measure: bool) -> Update:
+        """Takes one natural gradient step; see `Learner.update`.
+
+        Equation numbers are those of docs/kfac.md.
+        """
+        clock = PhaseClock()
+        batch = make_batch(rollout, self._returns)
+        key = tf.constant(self._keys.key(index))
+        with clock("curvature"):
+            self.actor.update_curvature(batch.observation, key)  # A, G: (2) to (7)
+        with clock("inverses"):
+            self.actor.update_inverses()  # (8), (9)
+        with clock("gradients"):
+            before = self._gradients(batch)
+            finite = bool(before.finite)
+        if finite:
+            with clock("step"):
+                kl = functools.partial(self._kl, batch.observation, before.output, key)
+                self.actor.step(
+                    before.gradients
+                )  # F⁻¹∇, radius, momentum: (10) to (13)
+                self._control(kl)  # The radius follows the exact KL: (14)
+                backtrack(self.actor, kl, self._max_kl)  # (15)
+            if self.critic is not None:
+                with clock("critic"):
+                    self.critic.fit(batch.observation, batch.target, key)  # (16)
+        return Update(self._report(batch, before, measure), clock.seconds, finite)
+
+    def _report(
+        self, batch: Batch, before: ActorCriticGradients, measure: bool
+    ) -> dict[str, float]:
+        """Returns scalars about the update; those that cost much if `measure`."""
+        found = {
+            **before.scalars,
+            **self.actor.describe(),
+            "target_kl": self._control.target(),
+        }
+        critic = {} if self.critic is None else dict(self.critic.stepper.describe())
+        if measure:
+            found |= self._measure_kl(batch.observation, before.output)
+            found |= self.actor.measure()
+            critic |= {} if self.critic is None else self.critic.stepper.measure()
+        found |= {f"critic_{name}": value for name, value in critic.items()}
+        return to_floats(found, self.scalars)
+
+    def state(self) -> dict[str, Array]:
+        """Returns the state of policy and optimizers; see `Learner.state`."""
+        return states(self._parts())
+
+    def load_state(self, state: State) -> None:
+        """Loads what `state` returned; see `Learner.load_state`."""
+        load_states(self._parts(), state)
+
+    def _parts(self) -> dict[str, Stateful]:
+        parts: dict[str, Stateful] = {"policy": self.policy, "actor": self.actor}
+        if self.critic is not None:
+            parts["critic"] = self.critic.stepper
+        return parts
+
+
+class Critic:
+    """Value network with an optimizer of its own (Wu et al. 2017, section 5.2).
+
+    The value is the mean of a Gaussian N(V(s), σ²), the Fisher matrix of which is the
+    Gauss-Newton matrix E[∇V ∇Vᵀ] / σ². It needs no sampled targets: for one output, the
+    gradient of a log-likelihood is ∇V times a number whose mean square is 1 / σ².
+
+    Args:
+      settings: Settings of the critic.
+      policy: Policy whose value learns.
+      total_updates: Updates of the whole run.
+
+    Attributes:
+      stepper: Stepper of the value network.
+    """
+
+    def __init__(
+        self, settings: CriticSettings, policy: ActorCritic, total_updates: int
+    ) -> None:
+        network, variance = policy.value_network, tf.Variable(1.0, trainable=False)
+        self.stepper = _critic_stepper(settings, network, variance, total_updates)
+        self._updates = settings.updates
+
+        def prepare(observation: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
+            inputs = policy.network_inputs(observation)
+            if settings.norm == "adaptive_gauss_newton":
+                error = tf.reduce_mean(tf.square(network(inputs)[:, 0] - target))
+                variance.assign(tf.maximum(error, 1e-8))
+            return inputs
+
+        def step(
+            inputs: tf.Tensor, target: tf.Tensor, key: tf.Tensor, number: tf.Tensor
+        ) -> None:
+            key = tf.random.experimental.stateless_fold_in(key, number)
+            self.stepper.update_curvature(inputs, key)
+            self.stepper.update_inverses()
+            with tf.GradientTape() as tape:
+                loss = value_loss(network(inputs)[:, 0], target) / variance
+            self.stepper.step(tape.gradient(loss, self.stepper.variables))
+
+        self._prepare = tf.function(prepare, autograph=False)
+        self._step = tf.function(step, autograph=False)
+
+    def fit(self, observation: tf.Tensor, target: tf.Tensor, key: tf.Tensor) -> None:
+        """Takes `critic.updates` steps on −log N(R; V(s), σ²), but for its constant.
+
+        Args:
+          observation: `[N, ...]`.
+          target: `[N]`, R.
+          key: `[2]`, random.
+        """
+        inputs = self._prepare(observation, target)
+        for number in range(self._updates):
+            self._step(inputs, target, key, tf.constant(number))
+
+
+def _critic_stepper(
+    settings: CriticSettings,
+    network: keras.Model,
+    variance: tf.Variable,
+    total_updates: int,
+) -> FirstOrder:
+    total_steps = total_updates * settings.updates
+    if settings.norm == "euclidean":
+        variables = network.trainable_variables
+        rmsprop = make_rmsprop(
+            settings.rmsprop, settings.learning_rate, total_steps, variables
+        )
+        return FirstOrder(rmsprop, variables)
+    kfac = make_kfac(
+        settings.kfac, settings.learning_rate, total_steps, network, "critic_kfac"
+    )
+
+    def root(inputs: tf.Tensor, key: tf.Tensor) -> tf.Tensor:
+        """Returns V / σ, whose gradient's second moment is the Gauss-Newton matrix."""
+        return network(inputs)[:, 0] / tf.sqrt(variance)
+
+    return NaturalGradient(kfac, root, settings.kfac.curvature_fraction)
+
+
+def _check_settings(settings: ACKTRSettings, policy: ActorCritic) -> None:
+    """Refuses settings that exclude each other or do not suit the policy."""
+    schedule = settings.learning_rate.learning_rate_schedule
+    adapts_rate = settings.target_kl_adapts == "learning_rate"
+    if settings.target_kl is not None and adapts_rate and schedule != "constant":
+        raise UserError(
+            "target_kl_adapts=learning_rate needs learning_rate_schedule=constant: "
+            "only one of them can decide the learning rate. Received: "
+            f"learning_rate_schedule={schedule}"
+        )
+    actor, critic = (
+        {id(variable) for variable in network.trainable_variables}
+        for network in (policy.policy_network, policy.value_network)
+    )
+    if settings.critic == "separate" and actor & critic:
+        raise UserError(
+            "critic=separate needs a network without a trunk that policy and value "
+            f"share: network=mlp. Received: {policy.network.name}."
+        )

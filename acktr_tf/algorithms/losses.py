@@ -1,94 +1,180 @@
-"""The actor-critic loss, and the log-likelihood whose curvature is its Fisher."""
+"""Objectives, and the log-likelihoods whose curvature is their Fisher matrix.
+
+Pure functions of outputs of networks; each loss is a mean over the batch.
+"""
 
 from typing import NamedTuple
 
 import tensorflow as tf
 
-from acktr_tf.policies.actor_critic import Evaluation
+from acktr_tf.algorithms.returns import Batch
+from acktr_tf.algorithms.steppers import Stepper
+from acktr_tf.policies.actor_critic import ActorCritic, PolicyOutput
 
 
-class Losses(NamedTuple):
-    """Batch means, each a scalar: `total` is what is minimized."""
+# Objectives -------------------------------------------------------------------------
+def policy_gradient_loss(log_prob: tf.Tensor, advantage: tf.Tensor) -> tf.Tensor:
+    """Returns −mean(A log π(a|s)) (Mnih et al. 2016, section 4).
 
-    total: tf.Tensor
-    policy: tf.Tensor
-    value: tf.Tensor
-    entropy: tf.Tensor
+    Args:
+      log_prob: `[N]`, of the actions taken, in nats.
+      advantage: `[N]`, A; constant with respect to the weights.
+    """
+    return -tf.reduce_mean(advantage * log_prob)
 
 
-def actor_critic_loss(
-    evaluation: Evaluation,
-    action: tf.Tensor,
-    advantage: tf.Tensor,
-    target: tf.Tensor,
-    entropy_cost: float | tf.Tensor,
+def value_loss(value: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
+    """Returns ½ mean((V(s) − R)²).
+
+    Args:
+      value: `[N]`, V.
+      target: `[N]`, R; constant with respect to the weights.
+    """
+    return 0.5 * tf.reduce_mean(tf.square(value - target))
+
+
+class ActorCriticGradients(NamedTuple):
+    """Gradients of the actor-critic loss, and what they were taken at.
+
+    Attributes:
+      output: Outputs of the policy for the batch.
+      gradients: One per variable.
+      scalars: Scalars about the loss, by name.
+      finite: Whether loss and gradients are finite, scalar bool.
+    """
+
+    output: PolicyOutput
+    gradients: list[tf.Tensor]
+    scalars: dict[str, tf.Tensor]
+    finite: tf.Tensor
+
+
+def actor_critic_gradients(
+    policy: ActorCritic,
+    stepper: Stepper,
+    batch: Batch,
+    entropy_cost: tf.Tensor,
     value_cost: float,
-) -> Losses:
-    """Advantage actor-critic loss (Mnih et al. 2016; Wu et al. 2017, section 3.1).
+) -> ActorCriticGradients:
+    """Differentiates the loss of Mnih et al. 2016 (Wu et al. 2017, section 3.1).
 
         L = mean(−A log π(a|s) + c_v ½ (V(s) − R)² − c_e H(π(·|s)))
 
     Args:
-      evaluation: Policy and value of the batch, `[N]`.
-      action: `[N]`, the actions taken.
-      advantage: `[N]`, A; constant with respect to the weights.
-      target: `[N]`, R, the value to regress on.
-      entropy_cost: c_e.
+      policy: Policy and value.
+      stepper: Stepper of the weights to differentiate with respect to.
+      batch: `N` samples.
+      entropy_cost: c_e, scalar.
       value_cost: c_v.
     """
-    policy = -tf.reduce_mean(advantage * evaluation.distribution.log_prob(action))
-    value = 0.5 * tf.reduce_mean(tf.square(evaluation.value - target))
-    entropy = tf.reduce_mean(evaluation.distribution.entropy())
-    total = policy + value_cost * value - entropy_cost * entropy
-    return Losses(total, policy, value, entropy)
+    with tf.GradientTape() as tape:
+        output = policy(batch.observation)
+        distribution = policy.distribution(output)
+        log_prob = distribution.log_prob(batch.action)
+        policy_loss = policy_gradient_loss(log_prob, batch.advantage)
+        value = value_loss(output.value, batch.target)
+        entropy = tf.reduce_mean(distribution.entropy())
+        total = policy_loss + value_cost * value - entropy_cost * entropy
+    gradients = tape.gradient(total, stepper.variables)
+    norm = tf.linalg.global_norm(gradients)
+    scalars = {
+        "policy_loss": policy_loss,
+        "value_loss": value,
+        "entropy": entropy,
+        "explained_variance": explained_variance(output.value, batch.target),
+        "gradient_norm": norm,
+        "learning_rate": stepper.learning_rate,
+        "entropy_cost": entropy_cost,
+    }
+    finite = tf.math.is_finite(norm) & tf.math.is_finite(total)
+    return ActorCriticGradients(output, gradients, scalars, finite)
 
 
-def sampled_log_likelihood(evaluation: Evaluation, key: tf.Tensor) -> tf.Tensor:
-    """log p(a, v | s) of a and v drawn from the model itself, one an example.
-
-    The model's joint output distribution is p(a, v | s) = π(a|s) N(v; V(s), 1) (Wu et
-    al. 2017, section 3.1); the second moment of this function's gradient, over the
-    draws, is the Fisher matrix. Constant terms are left out.
+def explained_variance(value: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
+    """Returns 1 − Var(R − V) / Var(R); nan where all targets R are the same.
 
     Args:
-      evaluation: Policy and value, `[N]`.
-      key: `[2]` int32, the random key.
+      value: `[N]`, V.
+      target: `[N]`, R.
+    """
+    variance = tf.math.reduce_variance(target)
+    unexplained = tf.math.reduce_variance(target - value)
+    return tf.where(variance > 0.0, 1.0 - unexplained / variance, float("nan"))
+
+
+# Divergences ------------------------------------------------------------------------
+def policy_kl(policy: ActorCritic, old: PolicyOutput, new: PolicyOutput) -> tf.Tensor:
+    """Returns the mean of KL(π_old ‖ π_new), in nats."""
+    divergence = policy.distribution(old).kl_divergence(policy.distribution(new))
+    return tf.reduce_mean(divergence)
+
+
+def value_kl(old: tf.Tensor, new: tf.Tensor) -> tf.Tensor:
+    """Returns the mean of KL(N(V_old, 1) ‖ N(V_new, 1)) = ½ (V_new − V_old)².
+
+    The Fisher matrix takes values for Gaussians of variance one; with `policy_kl` this
+    is the KL of the joint distribution.
+
+    Args:
+      old: `[N]`, V_old.
+      new: `[N]`, V_new.
+    """
+    return 0.5 * tf.reduce_mean(tf.square(new - old))
+
+
+def exact_kls(
+    policy: ActorCritic, observation: tf.Tensor, old: PolicyOutput
+) -> dict[str, tf.Tensor]:
+    """Measures how far the policy has moved since it gave `old`.
+
+    Args:
+      policy: The policy as it is.
+      observation: `[N, ...]`.
+      old: Outputs for these observations, `[N]`.
 
     Returns:
-      `[N]`.
+      `exact_kl` of the policy, and `exact_kl_joint` of policy and value, in nats.
+    """
+    new = policy(observation)
+    kl = policy_kl(policy, old, new)
+    return {"exact_kl": kl, "exact_kl_joint": kl + value_kl(old.value, new.value)}
+
+
+# Log-likelihoods --------------------------------------------------------------------
+def sampled_action_log_likelihood(
+    policy: ActorCritic, output: PolicyOutput, key: tf.Tensor
+) -> tf.Tensor:
+    """Returns log π(a|s) `[N]` of actions that the policy itself draws.
+
+    The second moment of its gradient, over the draws, is the Fisher matrix.
+
+    Args:
+      policy: The policy.
+      output: Its outputs, `[N]`.
+      key: `[2]` int32, the random key.
+    """
+    distribution = policy.distribution(output)
+    action = tf.stop_gradient(distribution.sample(seed=key))
+    return distribution.log_prob(action)
+
+
+def sampled_log_likelihood(
+    policy: ActorCritic, output: PolicyOutput, key: tf.Tensor
+) -> tf.Tensor:
+    """Returns log p(a, v | s) `[N]` of actions and values that the model itself draws.
+
+    The joint distribution is p(a, v | s) = π(a|s) N(v; V(s), 1) (Wu et al. 2017,
+    section 3.1), so that a trunk that policy and value share has one Fisher matrix.
+    Constant terms are left out.
+
+    Args:
+      policy: The policy.
+      output: Its outputs, `[N]`.
+      key: `[2]` int32, the random key.
     """
     action_key, value_key = tf.unstack(tf.random.split(key, 2))
-    noise = tf.random.stateless_normal(tf.shape(evaluation.value), value_key)
-    value = tf.stop_gradient(evaluation.value) + noise
-    value_log_likelihood = -0.5 * tf.square(value - evaluation.value)
-    return sampled_action_log_likelihood(evaluation, action_key) + value_log_likelihood
-
-
-def sampled_action_log_likelihood(evaluation: Evaluation, key: tf.Tensor) -> tf.Tensor:
-    """log π(a|s) of a drawn from the policy itself, one an example.
-
-    The policy's part of `sampled_log_likelihood`, for one that is learnt alone.
-
-    Args:
-      evaluation: Policy and value, `[N]`.
-      key: `[2]` int32, the random key.
-
-    Returns:
-      `[N]`.
-    """
-    action = tf.stop_gradient(evaluation.distribution.sample(seed=key))
-    return evaluation.distribution.log_prob(action)
-
-
-def policy_kl(old: Evaluation, new: Evaluation) -> tf.Tensor:
-    """Mean over the batch of KL(π_old ‖ π_new), in nats."""
-    return tf.reduce_mean(old.distribution.kl_divergence(new.distribution))
-
-
-def value_kl(old: Evaluation, new: Evaluation) -> tf.Tensor:
-    """Mean over the batch of KL(N(V_old, 1) ‖ N(V_new, 1)) = ½ (V_new − V_old)².
-
-    Of the unit-variance Gaussians that the Fisher matrix takes the values for; with
-    `policy_kl` it makes the KL of the joint distribution.
-    """
-    return 0.5 * tf.reduce_mean(tf.square(new.value - old.value))
+    noise = tf.random.stateless_normal(tf.shape(output.value), value_key)
+    value = tf.stop_gradient(output.value) + noise
+    value_log_likelihood = -0.5 * tf.square(value - output.value)
+    action = sampled_action_log_likelihood(policy, output, action_key)
+    return action + value_log_likelihood

@@ -1,17 +1,72 @@
-"""Advantages and value targets of a rollout: pure functions on NumPy arrays."""
+"""Advantages and value targets of a rollout, and the batch that they make."""
 
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
+import tensorflow as tf
 
-Array = npt.NDArray[np.floating[Any]]
+from acktr_tf.config.returns import ReturnsSettings
+from acktr_tf.types import Array, Rollout
+
+
+class Batch(NamedTuple):
+    """Rollout laid out for learning, `N = T·B` rows: step by step, `B` rows each.
+
+    Attributes:
+      observation: `[N, ...]`.
+      action: `[N, ...]`.
+      advantage: `[N]` float32.
+      target: `[N]` float32, that the value regresses on.
+    """
+
+    observation: tf.Tensor
+    action: tf.Tensor
+    advantage: tf.Tensor
+    target: tf.Tensor
+
+
+def make_batch(rollout: Rollout, settings: ReturnsSettings) -> Batch:
+    """Makes the batch of a rollout.
+
+    The advantages are those of `generalized_advantages` with λ = `gae_lambda`. The
+    targets are advantages plus values, with λ = `value_lambda`: with 1 they are
+    bootstrapped at the end of the rollout only.
+
+    Args:
+      rollout: `T` steps of `B` environments.
+      settings: γ and both λ.
+    """
+
+    def advantages(decay: float) -> Array:
+        return generalized_advantages(
+            rollout.reward,
+            rollout.terminated,
+            rollout.truncated,
+            rollout.value,
+            rollout.final_value,
+            rollout.last_value,
+            settings.discount,
+            decay,
+        )
+
+    def rows(array: Array) -> tf.Tensor:
+        return tf.convert_to_tensor(array.reshape(-1, *array.shape[2:]))
+
+    advantage = value_error = advantages(settings.gae_lambda)
+    if settings.value_lambda not in (None, settings.gae_lambda):
+        value_error = advantages(settings.value_lambda)
+    return Batch(
+        rows(rollout.observation),
+        rows(rollout.action),
+        rows(advantage),
+        rows(value_error + rollout.value),
+    )
 
 
 def generalized_advantages(
     reward_t: Array,
-    terminated_t: npt.NDArray[np.bool_],
-    truncated_t: npt.NDArray[np.bool_],
+    terminated_t: Array,
+    truncated_t: Array,
     value_t: Array,
     final_value_t: Array,
     last_value: Array,

@@ -1,4 +1,4 @@
-"""The actor-critic: a network and the distribution of actions it parametrises."""
+"""Actor-critic: a network and the distribution of actions that it parametrizes."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -9,32 +9,34 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from acktr_tf.config.config import Config
+from acktr_tf.config.policy import PolicySettings
 from acktr_tf.errors import UserError
 from acktr_tf.policies.distributions import Distribution, make_actions
 from acktr_tf.policies.networks import PolicyOutputs, make_network
 from acktr_tf.spaces.observations import Observations
+from acktr_tf.states import State, load_variables, variables_state
+from acktr_tf.types import Array
 
 
-class Evaluation(NamedTuple):
-    """What the actor-critic says of a batch of observations.
+class PolicyOutput(NamedTuple):
+    """Outputs of the actor-critic for `N` observations.
 
     Attributes:
-      distribution: Of the actions, batch shape `[N]`.
-      value: `[N]` float32.
+      parameters: `[N, P]`, parameters of the distribution of actions.
+      value: `[N]` float32, in units of the policy's `value_scale`.
     """
 
-    distribution: Distribution
+    parameters: tf.Tensor
     value: tf.Tensor
 
 
-class Acted(NamedTuple):
-    """What is done about a batch of observations.
+class PolicyStep(NamedTuple):
+    """Actions sampled for `N` observations.
 
     Attributes:
-      action: `[N, ...]`, drawn; to learn from.
+      action: `[N, ...]`, to learn from.
       environment_action: `[N, ...]`, the same as the environment takes it.
-      value: `[N]` float32.
+      value: `[N]` float32, of the observations.
     """
 
     action: tf.Tensor
@@ -46,17 +48,19 @@ class ActorCritic:
     """Policy π(a|s) and value V(s).
 
     Args:
-      config: The run's settings.
-      observation_space: Of one environment.
-      action_space: Of one environment.
+      settings: Network, inputs and actions.
+      observation_space: Observation space of one environment.
+      action_space: Action space of one environment.
+      seed: Decides the initial weights.
 
     Attributes:
-      observations: What the networks are given of an observation.
-      actions: What the policy's parameters mean.
-      network: The Keras model, from observations to parameters and values.
-      policy_network: The part of it that makes the parameters.
-      value_network: The part of it that makes the values.
-      value_scale: What values, and the rewards they foresee, are in units of.
+      observations: Encoding of observations for the networks.
+      action_distribution: Meaning of the policy's parameters.
+      network: Keras model, from observations to parameters and values.
+      policy_network: Part of it that makes the parameters.
+      value_network: Part of it that makes the values.
+      value_scale: Unit of the values, and of the rewards that they predict.
+      observation_spec: Shape and type of `N` observations.
 
     Raises:
       UserError: A space is not supported, or does not suit the network.
@@ -64,33 +68,36 @@ class ActorCritic:
 
     def __init__(
         self,
-        config: Config,
+        settings: PolicySettings,
         observation_space: gymnasium.Space[Any],
         action_space: gymnasium.Space[Any],
+        seed: int,
     ) -> None:
         self.observations = Observations(observation_space)
-        self.actions = make_actions(
-            action_space, squash=config.action_bounds == "squash"
+        self.action_distribution = make_actions(
+            action_space, squash=settings.action_bounds == "squash"
         )
         space = self.observations.space
         self.network: keras.Model = make_network(
-            config,
+            settings,
             space,
             PolicyOutputs(
-                self.actions.num_parameters,
-                self.actions.num_free,
-                config.initial_log_std,
+                self.action_distribution.num_parameters,
+                self.action_distribution.num_free,
+                settings.initial_log_std,
             ),
+            seed,
         )
         self.policy_network, self.value_network = (
             keras.Model(self.network.input, output, name=output.name)
             for output in self.network.outputs
         )
         self.value_scale = keras.Variable(1.0, trainable=False, name="value_scale")
-        self._clip = config.observation_clip
-        self._normalizes = config.normalize_observations
+        self._clip = settings.observation_clip
+        self._normalizes = settings.normalize_observations
+        takes_pixels = self.network.input.dtype == "uint8"
         if self._normalizes:
-            if self._takes_pixels:
+            if takes_pixels:
                 raise UserError(
                     "normalize_observations=true takes vectors of floats. Received: "
                     f"{space.dtype} of shape {list(space.shape)}."
@@ -104,29 +111,24 @@ class ActorCritic:
                     ("observation_deviation", 1.0),
                 ]
             )
-        observations = tf.TensorSpec(
-            [None, *space.shape], space.dtype if self._takes_pixels else tf.float32
+        self._takes_pixels = takes_pixels
+        self.observation_spec = tf.TensorSpec(
+            [None, *space.shape], space.dtype if takes_pixels else tf.float32
         )
-        self.observation_spec = observations
         self._concrete: dict[tuple[str, int | None], Any] = {}
 
-    @property
-    def _takes_pixels(self) -> bool:
-        return self.network.input.dtype == "uint8"
+    # In graphs ------------------------------------------------------------------
+    def __call__(self, observation: tf.Tensor) -> PolicyOutput:
+        """Returns parameters and values of observations `[N, ...]`."""
+        parameters, value = self.network(self.network_inputs(observation))
+        return PolicyOutput(parameters, value[:, 0])
 
-    @property
-    def variables(self) -> list[keras.Variable]:
-        """All that decides what the policy does."""
-        normalizer = [self._mean, self._deviation] if self._normalizes else []
-        return [*self.network.variables, *normalizer, self.value_scale]
-
-    def normalize(self, mean: npt.ArrayLike, deviation: npt.ArrayLike) -> None:
-        """Sets what observations are normalized by, from now on."""
-        self._mean.assign(mean)
-        self._deviation.assign(deviation)
+    def distribution(self, output: PolicyOutput) -> Distribution:
+        """Returns the distributions of actions, batch shape `[N]`."""
+        return self.action_distribution.distribution(output.parameters)
 
     def network_inputs(self, observation: tf.Tensor) -> tf.Tensor:
-        """Observations `[N, ...]`, normalized if they are to be."""
+        """Normalizes observations `[N, ...]` if the settings ask for it."""
         if not self._normalizes:
             return observation
         # An exported policy takes integers where the environment has them.
@@ -134,44 +136,68 @@ class ActorCritic:
         normalized = (floats - self._mean.value) / self._deviation.value
         return tf.clip_by_value(normalized, -self._clip, self._clip)
 
-    def forward(self, observation: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """The policy's parameters `[N, P]` and values `[N]`."""
-        parameters, value = self.network(self.network_inputs(observation))
-        return parameters, value[:, 0]
+    def sample(self, observation: tf.Tensor, key: tf.Tensor) -> PolicyStep:
+        """Samples actions for observations `[N, ...]` with the random `key` `[2]`."""
+        output = self(observation)
+        action = self.distribution(output).sample(seed=key)
+        environment_action = self.action_distribution.to_environment(action)
+        return PolicyStep(action, environment_action, output.value)
 
-    def evaluation(self, parameters: tf.Tensor, value: tf.Tensor) -> Evaluation:
-        """What `forward` returned, with the parameters made a distribution."""
-        return Evaluation(self.actions.distribution(parameters), value)
+    # Compiled -------------------------------------------------------------------
+    def act(self, observation: npt.ArrayLike, key: npt.ArrayLike) -> PolicyStep:
+        """Samples actions, compiled; see `sample`."""
+        tensor, key = self.tensor(observation), tf.constant(key)
+        step: PolicyStep = self._compiled("act", self.sample, tensor, key)
+        return step
 
-    def evaluate(self, observation: tf.Tensor) -> Evaluation:
-        """Distribution and value of observations `[N, ...]`."""
-        return self.evaluation(*self.forward(observation))
+    def mode(self, observation: npt.ArrayLike) -> tf.Tensor:
+        """Returns the most likely actions, as the environment takes them, compiled."""
 
-    def act(self, observation: npt.ArrayLike, key: npt.ArrayLike) -> Acted:
-        """Draws actions for `[N, ...]` with the random `key` `[2]`, compiled."""
-        tensor = self.tensor(observation)
-        return self._compiled("act", self.acted, tensor, tf.constant(key))
+        def mode(observation: tf.Tensor) -> tf.Tensor:
+            action = self.distribution(self(observation)).mode()
+            return self.action_distribution.to_environment(action)
+
+        return self._compiled("mode", mode, self.tensor(observation))
+
+    def predict(
+        self,
+        observation: npt.ArrayLike,
+        key: npt.ArrayLike,
+        *,
+        deterministic: bool = False,
+    ) -> Array:
+        """Returns actions `[N, ...]` as the environment takes them.
+
+        Args:
+          observation: `[N, ...]`.
+          key: `[2]`, random.
+          deterministic: Whether to take the most probable actions; they are drawn
+            otherwise.
+        """
+        if deterministic:
+            return np.asarray(self.mode(observation))
+        return np.asarray(self.act(observation, key).environment_action)
 
     def value(self, observation: npt.ArrayLike) -> tf.Tensor:
-        """Values `[N]` of `[N, ...]`, compiled."""
+        """Returns the values `[N]` of observations `[N, ...]`, compiled."""
 
         def value(observation: tf.Tensor) -> tf.Tensor:
-            return self.evaluate(observation).value
+            return self(observation).value
 
         return self._compiled("value", value, self.tensor(observation))
 
     def tensor(self, observation: npt.ArrayLike) -> tf.Tensor:
-        """Observations `[N, ...]` as the network takes them."""
+        """Converts observations `[N, ...]` to what the network takes."""
         return tf.convert_to_tensor(observation, self.observation_spec.dtype)
 
     def _compiled(
         self, name: str, function: Callable[..., Any], *tensors: tf.Tensor
     ) -> Any:
-        """What `function` returns, by a graph: one, or of pixels one a number of rows.
+        """Calls `function` through a cached graph (for pixels, one per batch size).
 
-        Pixels are converted faster where that number is known. The graphs are concrete
-        functions: of a call that takes half a millisecond, the search of a tf.function
-        for the right trace is a third.
+        Pixels are converted faster where the batch size is known. The graphs are
+        concrete functions: the look-up of a trace by tf.function takes a third of a
+        call that lasts half a millisecond.
         """
         rows = tensors[0].shape[0] if self._takes_pixels else None
         concrete = self._concrete.get((name, rows))
@@ -183,8 +209,26 @@ class ActorCritic:
             self._concrete[name, rows] = concrete
         return concrete(*tensors)
 
-    def acted(self, observation: tf.Tensor, key: tf.Tensor) -> Acted:
-        """As `act`, in a graph."""
-        distribution, value = self.evaluate(observation)
-        action = distribution.sample(seed=key)
-        return Acted(action, self.actions.to_environment(action), value)
+    # State ----------------------------------------------------------------------
+    def normalize(self, mean: npt.ArrayLike, deviation: npt.ArrayLike) -> None:
+        """Sets the mean and the deviation that observations are normalized by."""
+        self._mean.assign(mean)
+        self._deviation.assign(deviation)
+
+    @property
+    def variables(self) -> list[keras.Variable]:
+        """All variables that decide what the policy does."""
+        normalizer = [self._mean, self._deviation] if self._normalizes else []
+        return [*self.network.variables, *normalizer, self.value_scale]
+
+    def state(self) -> dict[str, Array]:
+        """Returns the state of the policy; see `acktr_tf.states`."""
+        return variables_state(self.variables)
+
+    def load_state(self, state: State) -> None:
+        """Loads what `state` returned.
+
+        Raises:
+          UserError: It is the state of another policy.
+        """
+        load_variables(self.variables, state)

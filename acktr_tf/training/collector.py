@@ -1,38 +1,35 @@
-"""T steps of B environments under the policy."""
+"""Collects rollouts: T steps of B environments under the policy."""
 
 import time
 from typing import NamedTuple
 
 import numpy as np
 
+from acktr_tf.algorithms import Learner
 from acktr_tf.environments import VectorEnvironment
-from acktr_tf.environments.vector import Array
-from acktr_tf.policies.actor_critic import ActorCritic
 from acktr_tf.random_keys import KeyStream
-from acktr_tf.types import Episode, Rollout
+from acktr_tf.types import Array, Episode, Rollout
 
 
 class Collected(NamedTuple):
-    """A rollout and what happened on the way.
+    """Rollout and what happened on the way.
 
     Attributes:
       rollout: The steps. Its arrays are reused by the next call of `collect`.
       episodes: Step of the run at which each game ended, and the game.
-      acting_seconds: Time spent in the policy.
-      environment_seconds: Time spent in the environments.
+      seconds: Wall time of the phases `acting` and `environments`.
     """
 
     rollout: Rollout
     episodes: list[tuple[int, Episode]]
-    acting_seconds: float
-    environment_seconds: float
+    seconds: dict[str, float]
 
 
 class Collector:
-    """Collects rollouts, going on where the last one ended.
+    """Collects rollouts, each from where the last one ended.
 
     Args:
-      policy: The policy to act with.
+      learner: Chooses the actions.
       environments: The environments, `B` of them.
       unroll_length: `T`.
       seed: The run's seed.
@@ -41,13 +38,14 @@ class Collector:
 
     def __init__(
         self,
-        policy: ActorCritic,
+        learner: Learner,
         environments: VectorEnvironment,
         unroll_length: int,
         seed: int,
         observation: Array,
     ) -> None:
-        self._policy = policy
+        self._learner = learner
+        policy = learner.policy
         self._environments = environments
         self._observation = observation
         self._keys = KeyStream(seed, "acting")
@@ -56,7 +54,7 @@ class Collector:
             (*time_and_batch, *observation.shape[1:]),
             policy.observation_spec.dtype.as_numpy_dtype,
         )
-        action = policy.actions.spec
+        action = policy.action_distribution.spec
         self._actions = np.empty(
             (*time_and_batch, *action.shape), action.dtype.as_numpy_dtype
         )
@@ -81,7 +79,7 @@ class Collector:
         start = time.perf_counter()
         for t in range(unroll_length):
             self._observations[t] = self._observation
-            acted = self._policy.act(
+            acted = self._learner.act(
                 self._observations[t],
                 self._keys.key(step // num_envs + t),
             )
@@ -100,7 +98,7 @@ class Collector:
             )
             ended_at = step + (t + 1) * num_envs
             episodes += [(ended_at, episode) for episode in result.episodes]
-        last_value = self._policy.value(self._observation).numpy()
+        last_value = self._learner.policy.value(self._observation).numpy()
         rollout = Rollout(
             self._observations,
             self._actions,
@@ -113,14 +111,19 @@ class Collector:
         )
         seconds = time.perf_counter() - start
         return Collected(
-            rollout, episodes, seconds - environment_seconds, environment_seconds
+            rollout,
+            episodes,
+            {
+                "acting": seconds - environment_seconds,
+                "environments": environment_seconds,
+            },
         )
 
     def _value_where_truncated(
         self, final_observation: Array | None, truncated: Array
     ) -> Array:
-        """V of the observations that episodes were cut off at, 0 elsewhere, `[B]`."""
+        """Returns V of final observations where truncated, 0 elsewhere, `[B]`."""
         if final_observation is None:
             return np.zeros(len(truncated), np.float32)
-        value = self._policy.value(final_observation).numpy()
+        value = self._learner.policy.value(final_observation).numpy()
         return np.where(truncated, value, np.float32(0.0))

@@ -1,55 +1,45 @@
-"""The host loop: collect, update, log, evaluate, checkpoint. No mathematics.
+"""Training loop: collect, update, log, evaluate, save. No mathematics.
 
-Everything that decides a run's future is in its checkpoint: weights, optimizer, where
+Everything that decides a run's future is in its checkpoint: weights, optimizers, where
 each environment is, and counters. Random draws depend on the seed and the counters
 alone, so a continued run makes those that the uninterrupted run would have made.
 """
 
-import collections
+import dataclasses
 import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import psutil
 import tensorflow as tf
 
-from acktr_tf.algorithms import Algorithm, make_algorithm, make_batch
-from acktr_tf.config.config import Config
+from acktr_tf.algorithms import Learner, Update, make_learner
+from acktr_tf.config import Config
 from acktr_tf.environments import VectorEnvironment, make_vector_env
-from acktr_tf.environments.vector import Array
 from acktr_tf.errors import RunError, UserError
 from acktr_tf.policies.actor_critic import ActorCritic
 from acktr_tf.runs import checkpoints, saved_model
 from acktr_tf.runs import directory as run_directory
 from acktr_tf.runs.directory import BEST, CHECKPOINTS, EXPORT
-from acktr_tf.runs.logs import ProgressBar, RunLog
+from acktr_tf.runs.logs import RunLog
+from acktr_tf.runs.progress_bar import ProgressBar
+from acktr_tf.runs.scalars import TRAINING_SCALARS
+from acktr_tf.states import Stateful, load_states, states, with_prefix
 from acktr_tf.training.collector import Collector
-from acktr_tf.training.scales import Scales
+from acktr_tf.training.normalization import RunningNormalization
+from acktr_tf.training.progress import Best, Progress, Stopwatch, resident_memory
 from acktr_tf.training.scoring import EndlessGameError, score_policy
 from acktr_tf.training.stopping import StopRequest
-from acktr_tf.types import Episode
+from acktr_tf.types import Scalar
 
-RECENT_EPISODES = 100
 MAX_SKIPPED_UPDATES = 10
-
-_PHASES = {
-    "share_acting": ("acting",),
-    "share_environments": ("environments",),
-    "share_gradients": ("gradients", "step"),
-    "share_curvature": ("curvature",),
-    "share_inverses": ("inverses",),
-    "share_critic": ("critic",),
-}
 
 
 def train(config: Config, command: Sequence[str]) -> int:
-    """Runs, or continues, the run in `config.run_dir`.
+    """Runs, or continues, the run in `config.run.run_dir`.
 
     Args:
-      config: The settings; `run_dir` must not be empty.
+      config: The settings; `run_dir` must be given.
       command: What the user typed, to be kept with the run.
 
     Returns:
@@ -61,313 +51,303 @@ def train(config: Config, command: Sequence[str]) -> int:
       RunError: The simulator, the disk or the numbers failed. The last checkpoint is
         whole.
     """
-    if config.deterministic:
+    if config.run.run_dir is None:
+        raise UserError("`run_dir` must be given. Received: run_dir=auto")
+    if config.run.deterministic:
         tf.config.experimental.enable_op_determinism()
-        tf.random.set_seed(config.seed)
-    run_dir = Path(config.run_dir)
+        tf.random.set_seed(config.run.seed)
+    run_dir = Path(config.run.run_dir)
     run_directory.check(run_dir, config)
-    environments = make_vector_env(config)
+    environments = make_vector_env(config.environment, config.run.seed)
     try:
         # Before the directory is claimed: this may refuse the settings.
         policy = ActorCritic(
-            config, environments.observation_space, environments.action_space
+            config.policy,
+            environments.observation_space,
+            environments.action_space,
+            config.run.seed,
         )
-        algorithm = make_algorithm(config, policy)
+        learner = make_learner(config, policy)
         with run_directory.opened(run_dir, config, command), StopRequest() as stop:
-            return _Run(config, run_dir, environments, policy, algorithm).run(stop)
+            run = _Run.begin(config, run_dir, environments, learner, stop)
+            try:
+                return _loop(run)
+            finally:
+                run.bar.close()
+                run.log.close()
     finally:
         environments.close()
 
 
-class _Run:
-    """One process' part of a run.
+def _loop(run: "_Run") -> int:
+    """Trains until the end, or until a signal; returns the exit status."""
+    config, progress, learner = run.config, run.progress, run.learner
+    skipped, saved = 0, time.monotonic()
+    if progress.updates >= config.total_updates:
+        run.bar.write(f"The run is complete: {progress.step} steps.")
+    while progress.updates < config.total_updates:
+        last = progress.updates + 1 == config.total_updates
+        evaluate = _evaluation_due(config, progress.step, last)
+        logged = evaluate or last or (progress.updates + 1) % config.run.log_period == 0
+
+        collected = run.collector.collect(progress.step)
+        rollout = run.normalization.scale_rewards(collected.rollout)
+        update = learner.update(rollout, progress.updates, measure=logged)
+        skipped = _check_finite(run, update, skipped)
+        run.normalization.update_observations(rollout)
+
+        progress.updates += 1
+        run.stopwatch.add({**collected.seconds, **update.seconds})
+        progress.add_episodes([episode for _, episode in collected.episodes])
+        for step, episode in collected.episodes:
+            run.log.episode(step, episode, progress.seconds)
+        scalars = progress.episode_scalars()
+        if logged:
+            scalars |= update.metrics | _run_scalars(run)
+        if evaluate:
+            scalars["evaluation_return"] = _evaluate(run)
+            run.stopwatch.restart(progress.step)  # Speed and shares are of training.
+        if logged:
+            run.log.scalars(progress.step, scalars)
+        run.bar.update(progress.step, scalars)
+
+        if run.stop.signal is not None:
+            run.save()
+            run.bar.write(
+                f"Stopped at step {progress.step}. The same command with "
+                f"--run_dir={run.directory} continues."
+            )
+            return run.stop.exit_status
+        if time.monotonic() - saved >= config.run.checkpoint_seconds:
+            run.save()
+            saved = time.monotonic()
+    run.save()
+    _export(run, run.directory / EXPORT, progress.episode_scalars())
+    run.bar.write(f"Complete: the policy is in {run.directory / EXPORT}.")
+    return 0
+
+
+def _check_finite(run: "_Run", update: Update, skipped: int) -> int:
+    """Tolerates a few steps that were not taken because they were not finite.
 
     Args:
-      config: The settings.
-      run_dir: An opened run directory.
-      environments: Those to train on, not yet reset.
-      policy: For these environments.
-      algorithm: Which trains the policy.
-    """
+      run: The run.
+      update: The update just made.
+      skipped: How many updates before it, in a row, took no step.
 
-    def __init__(
-        self,
-        config: Config,
-        run_dir: Path,
-        environments: VectorEnvironment,
-        policy: ActorCritic,
-        algorithm: Algorithm,
-    ) -> None:
-        self._config = config
-        self._run_dir = run_dir
-        self._environments = environments
-        self._policy = policy
-        self._algorithm = algorithm
-        self._scales = Scales(config, self._policy)
-        self._stop: StopRequest | None = None
-        self._updates = 0
-        self._episodes = 0
-        self._skipped = 0
-        self._recent: collections.deque[Episode] = collections.deque(
-            maxlen=RECENT_EPISODES
+    Returns:
+      The same number with this update.
+    """
+    if update.applied:
+        return 0
+    losses = ", ".join(
+        f"{name.replace('_', ' ')} {value:g}"
+        for name, value in update.metrics.items()
+        if name.endswith("_loss")
+    )
+    what = (
+        f"The gradient of update {run.progress.updates + 1} is not finite"
+        f"{f' ({losses})' if losses else ''}"
+    )
+    if skipped + 1 == MAX_SKIPPED_UPDATES:
+        raise RunError(
+            f"{what}, as were the {MAX_SKIPPED_UPDATES - 1} before. The run stops; its "
+            "last checkpoint is whole. A smaller learning_rate may help."
         )
-        self._best: dict[str, float] | None = None
-        self._seconds_before = 0.0
-        self._started = time.monotonic()
-        self._last_checkpoint = self._started
-        self._durations: dict[str, float] = collections.defaultdict(float)
-        self._window = (self._started, 0)
-        self._restored_from = checkpoints.latest(run_dir / CHECKPOINTS)
-        messages = _describe(config, run_dir, environments, self._policy)
-        if self._restored_from is None:
+    run.bar.write(f"{what}: the step is left out.")
+    return skipped + 1
+
+
+def _run_scalars(run: "_Run") -> dict[str, float]:
+    return {
+        **run.stopwatch.scalars(run.progress.step),
+        "updates": run.progress.updates,
+        "seconds": run.progress.seconds,
+        "reward_scale": run.normalization.reward_scale,
+        "memory": resident_memory(),
+    }
+
+
+# Evaluation and export --------------------------------------------------------------
+def _evaluation_due(config: Config, step: int, last: bool) -> bool:
+    """Returns whether the next update completes a period, or the run."""
+    period = config.run.evaluation_period
+    if period is None:
+        return False
+    return last or (step + config.batch_size) // period > step // period
+
+
+def _evaluate(run: "_Run") -> float:
+    """Scores the policy, and exports it if it is the best so far.
+
+    Returns:
+      Mean raw return; nan if a game does not end, or the run is being stopped.
+    """
+    settings, step = run.config.run, run.progress.step
+    try:
+        scores = score_policy(
+            run.learner.policy,
+            run.config.environment,
+            settings.seed,
+            settings.evaluation_games,
+        )
+    except (UserError, RunError) as error:
+        # A signal to all processes may have ended those of the games.
+        stopped = run.stop.signal is not None
+        if not stopped and not isinstance(error, EndlessGameError):
+            raise
+        run.bar.write(f"Evaluation at step {step}: given up. {error}")
+        return math.nan
+    run.bar.write(
+        f"Evaluation at step {step}: mean return {scores.mean:.1f} over "
+        f"{len(scores.returns)} games."
+    )
+    if run.progress.best is None or scores.mean > run.progress.best.mean:
+        run.progress.best = Best(scores.mean, step)
+        about = {"evaluation_return": scores.mean}
+        _export(run, run.directory / EXPORT / BEST, about)
+    return scores.mean
+
+
+def _export(run: "_Run", directory: Path, about: dict[str, float]) -> None:
+    document = {"step": run.progress.step, **about}
+    saved_model.export_policy(run.learner.policy, run.config, directory, document)
+
+
+# The run ----------------------------------------------------------------------------
+@dataclasses.dataclass
+class _Run:
+    """Everything that one process needs of a run."""
+
+    config: Config
+    directory: Path
+    stop: StopRequest
+    environments: VectorEnvironment
+    learner: Learner
+    normalization: RunningNormalization
+    progress: Progress
+    collector: Collector
+    stopwatch: Stopwatch
+    log: RunLog
+    bar: ProgressBar
+
+    @classmethod
+    def begin(
+        cls,
+        config: Config,
+        directory: Path,
+        environments: VectorEnvironment,
+        learner: Learner,
+        stop: StopRequest,
+    ) -> "_Run":
+        """Starts a run, or continues it from its newest checkpoint.
+
+        Args:
+          config: The settings.
+          directory: An opened run directory.
+          environments: Environments to train on, not yet reset.
+          learner: For these environments.
+          stop: Request to stop.
+        """
+        normalization = RunningNormalization(
+            config.policy,
+            config.returns,
+            environments.num_envs,
+            learner.policy,
+        )
+        progress = Progress(config.batch_size)
+        messages = _describe(config, directory, environments, learner.policy)
+        path = checkpoints.latest(directory / CHECKPOINTS)
+        log_state = None
+        if path is None:
             observation = environments.reset()
-            position = None
         else:
-            observation, position, restored = self._restore(self._restored_from)
-            messages += restored
-        self._log = RunLog(run_dir, config, position)
-        self._bar = ProgressBar(
-            config.total_updates * config.batch_size, self._step, config.progress_bar
+            saved = checkpoints.load(path)
+            parts = _parts(learner, normalization, progress)
+            load_states(parts, saved.arrays)
+            log_state = with_prefix("log", saved.arrays)
+            observation, restarted = environments.load_state(
+                with_prefix("environments", saved.arrays)
+            )
+            messages += _describe_continued(saved.step, restarted, environments)
+        stopwatch = Stopwatch(["acting", "environments", *learner.phases])
+        log = RunLog(directory, config, all_scalars(learner), log_state)
+        bar = ProgressBar(
+            config.total_updates * config.batch_size,
+            progress.step,
+            config.run.progress_bar,
         )
         for message in messages:
-            self._bar.write(message)
-        self._collector = Collector(
-            self._policy, environments, config.unroll_length, config.seed, observation
+            bar.write(message)
+        collector = Collector(
+            learner,
+            environments,
+            config.run.unroll_length,
+            config.run.seed,
+            observation,
         )
-        self._window = (time.monotonic(), self._step)
-
-    @property
-    def _step(self) -> int:
-        return self._updates * self._config.batch_size
-
-    @property
-    def _seconds(self) -> float:
-        return self._seconds_before + time.monotonic() - self._started
-
-    def run(self, stop: StopRequest) -> int:
-        """Trains until the end or until `stop`; returns the exit status."""
-        self._stop = stop
-        try:
-            if self._restored_from is None:
-                self._save()
-            if self._updates >= self._config.total_updates:
-                self._bar.write(f"The run is complete: {self._step} steps.")
-            while self._updates < self._config.total_updates:
-                self._train_once()
-                if stop.signal is not None:
-                    self._save()
-                    self._bar.write(
-                        f"Stopped at step {self._step}. The same command with "
-                        f"--run_dir={self._run_dir} continues."
-                    )
-                    return stop.exit_status
-                if self._checkpoint_due():
-                    self._save()
-            self._finish()
-            return 0
-        finally:
-            self._bar.close()
-            self._log.close()
-
-    # One update -----------------------------------------------------------------
-    def _train_once(self) -> None:
-        config = self._config
-        evaluate = self._evaluation_due()
-        last = self._updates + 1 == config.total_updates
-        logged = evaluate or last or (self._updates + 1) % config.log_period == 0
-        collected = self._collector.collect(self._step)
-        rollout = self._scales.scaled(collected.rollout)
-        batch = make_batch(
-            rollout, config.discount, config.gae_lambda, config.value_target_lambda
-        )
-        metrics = self._algorithm.update(batch, self._updates, measure=logged)
-        self._check_finite(metrics)
-        self._scales.update(rollout)
-        self._updates += 1
-        self._durations["acting"] += collected.acting_seconds
-        self._durations["environments"] += collected.environment_seconds
-        for name, value in metrics.items():
-            if name.startswith("seconds_"):
-                self._durations[name.removeprefix("seconds_")] += value
-        for step, episode in collected.episodes:
-            self._log.episode(step, episode, self._seconds)
-            self._recent.append(episode)
-            self._episodes += 1
-        if logged:
-            scalars = {**self._episode_scalars(), **self._run_scalars()}
-            scalars.update(
-                {k: v for k, v in metrics.items() if not k.startswith("seconds_")}
-            )
-            if evaluate:
-                scalars["evaluation_return"] = self._evaluate()
-                # Speed and shares are those of training.
-                self._window = (time.monotonic(), self._step)
-            self._log.scalars(self._step, scalars)
-            self._bar.update(self._step, scalars)
-        else:
-            self._bar.update(self._step, self._episode_scalars())
-
-    def _check_finite(self, metrics: dict[str, float]) -> None:
-        """Tolerates a few steps that were not taken because they were not finite."""
-        if metrics.pop("finite"):
-            self._skipped = 0
-            return
-        self._skipped += 1
-        what = (
-            f"The gradient of update {self._updates + 1} is not finite (policy loss "
-            f"{metrics['policy_loss']:g}, value loss {metrics['value_loss']:g})"
-        )
-        if self._skipped == MAX_SKIPPED_UPDATES:
-            raise RunError(
-                f"{what}, as were the {MAX_SKIPPED_UPDATES - 1} before. The run stops; "
-                "its last checkpoint is whole. A smaller learning_rate may help."
-            )
-        self._bar.write(f"{what}: the step is left out.")
-
-    def _episode_scalars(self) -> dict[str, float]:
-        returns = [episode.episode_return for episode in self._recent]
-        lengths = [episode.episode_length for episode in self._recent]
-        return {
-            "episode_return": float(np.mean(returns)) if returns else math.nan,
-            "episode_length": float(np.mean(lengths)) if lengths else math.nan,
-            "episodes": self._episodes,
-        }
-
-    def _run_scalars(self) -> dict[str, float]:
-        """Speed and shares since the last call, and the state of the process."""
-        now = time.monotonic()
-        since, step = self._window
-        elapsed = now - since
-        self._window = (now, self._step)
-        shares = {
-            share: sum(self._durations[phase] for phase in phases) / elapsed
-            for share, phases in _PHASES.items()
-        }
-        self._durations.clear()
-        return {
-            **shares,
-            "share_other": 1.0 - sum(shares.values()),
-            "steps_per_second": (self._step - step) / elapsed,
-            "updates": self._updates,
-            "seconds": self._seconds,
-            "reward_scale": self._scales.reward_scale,
-            "memory": psutil.Process().memory_info().rss / 2**20,
-        }
-
-    # Evaluation and export ------------------------------------------------------
-    def _evaluation_due(self) -> bool:
-        """Whether the next update completes a period, or the run."""
-        period, batch_size = self._config.evaluation_period, self._config.batch_size
-        if period == 0:
-            return False
-        last = self._updates + 1 == self._config.total_updates
-        return last or (self._step + batch_size) // period > self._step // period
-
-    def _evaluate(self) -> float:
-        """Mean raw return of the policy; exports it if it is the best so far.
-
-        nan if there is none because a game does not end, or the run is being stopped.
-        """
-        games = self._config.evaluation_games
-        try:
-            scores = score_policy(self._policy, self._config, games)
-        except (UserError, RunError) as error:
-            # A signal to all processes may have ended those of the games.
-            stopped = self._stop is not None and self._stop.signal is not None
-            if not stopped and not isinstance(error, EndlessGameError):
-                raise
-            self._bar.write(f"Evaluation at step {self._step}: given up. {error}")
-            return math.nan
-        mean = scores.mean
-        self._bar.write(
-            f"Evaluation at step {self._step}: mean return {mean:.1f} over "
-            f"{len(scores.returns)} games."
-        )
-        if self._best is None or mean > self._best["mean"]:
-            self._best = {"mean": mean, "step": self._step}
-            self._export(self._run_dir / EXPORT / BEST, {"evaluation_return": mean})
-        return mean
-
-    def _finish(self) -> None:
-        self._save()
-        self._export(self._run_dir / EXPORT, self._episode_scalars())
-        self._bar.write(f"Complete: the policy is in {self._run_dir / EXPORT}.")
-
-    def _export(self, directory: Path, about: dict[str, Any]) -> None:
-        saved_model.export_policy(
-            self._policy,
-            self._config,
+        stopwatch.restart(progress.step)
+        run = cls(
+            config,
             directory,
-            {"step": self._step, **about},
+            stop,
+            environments,
+            learner,
+            normalization,
+            progress,
+            collector,
+            stopwatch,
+            log,
+            bar,
         )
+        if path is None:
+            run.save()
+        return run
 
-    # Checkpoints ----------------------------------------------------------------
-    def _checkpoint_due(self) -> bool:
-        elapsed = time.monotonic() - self._last_checkpoint
-        return elapsed >= self._config.checkpoint_seconds
-
-    def _save(self) -> None:
-        arrays, position = self._environments.position()
-        state = {
-            "updates": self._updates,
-            "episodes": self._episodes,
-            "recent": [list(episode) for episode in self._recent],
-            "best": self._best,
-            "seconds": self._seconds,
-            "environments": position,
-            "log": self._log.position(),
-        }
+    def save(self) -> None:
+        """Writes a checkpoint."""
+        parts = _parts(self.learner, self.normalization, self.progress)
+        arrays = states({**parts, "environments": self.environments, "log": self.log})
         checkpoints.save(
-            self._run_dir / CHECKPOINTS,
-            checkpoints.Checkpoint(
-                self._step,
-                {
-                    **{f"environments/{name}": a for name, a in arrays.items()},
-                    **checkpoints.variables_to_arrays("policy", self._policy.variables),
-                    **checkpoints.variables_to_arrays(
-                        "algorithm", self._algorithm.variables
-                    ),
-                    **{f"scales/{n}": a for n, a in self._scales.arrays().items()},
-                },
-                state,
-            ),
-            self._config.checkpoints_kept,
+            self.directory / CHECKPOINTS,
+            checkpoints.Checkpoint(self.progress.step, arrays),
+            self.config.run.checkpoints_kept,
         )
-        self._last_checkpoint = time.monotonic()
 
-    def _restore(self, path: Path) -> tuple[Array, dict[str, int], list[str]]:
-        """Puts the run where `path` left it.
 
-        Returns:
-          What to act on next, where the logs stood, and what to tell the user.
-        """
-        saved = checkpoints.load(path)
-        checkpoints.assign_variables("policy", self._policy.variables, saved.arrays)
-        checkpoints.assign_variables(
-            "algorithm", self._algorithm.variables, saved.arrays
+def _parts(
+    learner: Learner, normalization: RunningNormalization, progress: Progress
+) -> dict[str, Stateful]:
+    return {"learner": learner, "normalization": normalization, "progress": progress}
+
+
+def all_scalars(learner: Learner) -> dict[str, Scalar]:
+    """Returns all scalars of a run by name, in the order of their columns.
+
+    Args:
+      learner: Learner whose scalars and phases are among them.
+
+    Raises:
+      ValueError: The learner has a scalar that every run has.
+    """
+    shares = {
+        f"share_{phase}": Scalar(
+            "", f"Share of the time spent on {what}.", f"time/share_{phase}"
         )
-        self._scales.restore(checkpoints.below("scales", saved.arrays))
-        state = saved.state
-        self._updates = state["updates"]
-        self._episodes = state["episodes"]
-        self._recent.extend(Episode(*episode) for episode in state["recent"])
-        self._best = state["best"]
-        self._seconds_before = state["seconds"]
-        observation, restarted = self._environments.restore(
-            checkpoints.below("environments", saved.arrays), state["environments"]
+        for phase, what in learner.phases.items()
+    }
+    if taken := TRAINING_SCALARS.keys() & {**learner.scalars, **shares}.keys():
+        raise ValueError(
+            f"Scalars of a learner must not have names that every run uses. Received: "
+            f"{', '.join(sorted(taken))}"
         )
-        messages = [f"Continuing from step {saved.step}."]
-        if restarted:
-            messages.append(
-                f"The simulator did not repeat itself in {len(restarted)} of "
-                f"{self._config.num_envs} environments: their episodes start anew."
-            )
-        return observation, state["log"], messages
+    return {**TRAINING_SCALARS, **learner.scalars, **shares}
 
 
+# Messages ---------------------------------------------------------------------------
 def _describe(
     config: Config,
-    run_dir: Path,
+    directory: Path,
     environments: VectorEnvironment,
     policy: ActorCritic,
 ) -> list[str]:
@@ -378,8 +358,20 @@ def _describe(
     network = policy.network
     return [
         f"Device: {', '.join(device.name.split(':', 1)[1] for device in devices)}",
-        f"Environment: {config.num_envs} x {config.env}, observations "
+        f"Environment: {environments.num_envs} x {config.environment.env}, observations "
         f"{observation.dtype} {list(observation.shape)}, {environments.action_space}",
         f"Network: {network.name}, {network.count_params():,} weights",
-        f"Run directory: {run_dir}",
+        f"Run directory: {directory}",
     ]
+
+
+def _describe_continued(
+    step: int, restarted: Sequence[int], environments: VectorEnvironment
+) -> list[str]:
+    messages = [f"Continuing from step {step}."]
+    if restarted:
+        messages.append(
+            f"The simulator did not repeat itself in {len(restarted)} of "
+            f"{environments.num_envs} environments: their episodes start anew."
+        )
+    return messages

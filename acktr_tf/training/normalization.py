@@ -1,15 +1,16 @@
-"""Running means and variances, by which observations and rewards are brought to scale.
+"""Running normalization of observations and rewards.
 
 The sums are NumPy float64 on the host; what the networks use of them is set between two
 updates, so that a batch is learnt from in the scale in which it was acted on.
 """
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 
-Array = npt.NDArray[Any]
+from acktr_tf.config.policy import PolicySettings
+from acktr_tf.config.returns import ReturnsSettings
+from acktr_tf.policies.actor_critic import ActorCritic
+from acktr_tf.states import State, Stateful, load_states, states
+from acktr_tf.types import Array, Rollout
 
 EPSILON = 1e-8
 
@@ -18,7 +19,7 @@ class RunningMoments:
     """Mean and variance of all rows seen so far (Chan et al. 1979, eq. 2.1).
 
     Args:
-      shape: Of a row.
+      shape: Shape of a row.
 
     Attributes:
       count: Rows seen.
@@ -59,19 +60,19 @@ class RunningMoments:
         self.mean = self.mean + delta * (count / total)
         self.count = total
 
-    def arrays(self) -> dict[str, Array]:
-        """All that `restore` needs."""
+    def state(self) -> dict[str, Array]:
+        """Returns the sums; see `acktr_tf.states`."""
         return {
             "count": np.array(self.count),
-            "mean": np.asarray(self.mean),
-            "squares": np.asarray(self._squares),
+            "mean": np.array(self.mean),
+            "squares": np.array(self._squares),
         }
 
-    def restore(self, arrays: dict[str, Array]) -> None:
-        """Goes on where `arrays` were taken."""
-        self.count = float(arrays["count"])
-        self.mean = arrays["mean"].copy()
-        self._squares = arrays["squares"].copy()
+    def load_state(self, state: State) -> None:
+        """Loads what `state` returned."""
+        self.count = float(state["count"])
+        self.mean = state["mean"].copy()
+        self._squares = state["squares"].copy()
 
 
 class RewardScale:
@@ -105,11 +106,78 @@ class RewardScale:
         """What rewards are divided by; 1 until returns have varied."""
         return float(self.moments.deviation)
 
-    def arrays(self) -> dict[str, Array]:
-        """All that `restore` needs."""
-        return {**self.moments.arrays(), "returns": self._returns}
+    def state(self) -> dict[str, Array]:
+        """Returns the sums; see `acktr_tf.states`."""
+        return {**self.moments.state(), "returns": self._returns.copy()}
 
-    def restore(self, arrays: dict[str, Array]) -> None:
-        """Goes on where `arrays` were taken."""
-        self.moments.restore(arrays)
-        self._returns = arrays["returns"].copy()
+    def load_state(self, state: State) -> None:
+        """Loads what `state` returned."""
+        self.moments.load_state(state)
+        self._returns = state["returns"].copy()
+
+
+class RunningNormalization:
+    """Running normalization of a run, as far as the settings ask for it.
+
+    Rewards are divided by a scale that has seen them. Observations are normalized by
+    what was known when they were acted on; new statistics apply from the next rollout.
+
+    Args:
+      policy_settings: Whether observations are normalized.
+      returns: Whether rewards are, and their discount.
+      num_envs: `B`.
+      policy: Policy that applies both.
+    """
+
+    def __init__(
+        self,
+        policy_settings: PolicySettings,
+        returns: ReturnsSettings,
+        num_envs: int,
+        policy: ActorCritic,
+    ) -> None:
+        self._policy = policy
+        self._observations = (
+            RunningMoments(policy.observations.space.shape)
+            if policy_settings.normalize_observations
+            else None
+        )
+        self._rewards = (
+            RewardScale(num_envs, returns.discount)
+            if returns.normalize_rewards
+            else None
+        )
+
+    @property
+    def reward_scale(self) -> float:
+        """Number that rewards are divided by."""
+        return self._rewards.scale if self._rewards else 1.0
+
+    def scale_rewards(self, rollout: Rollout) -> Rollout:
+        """Returns the rollout with rewards to learn from, having seen its rewards."""
+        if self._rewards is None:
+            return rollout
+        self._rewards.update(rollout.reward, rollout.terminated | rollout.truncated)
+        self._policy.value_scale.assign(self.reward_scale)
+        return rollout._replace(
+            reward=(rollout.reward / self.reward_scale).astype(np.float32)
+        )
+
+    def update_observations(self, rollout: Rollout) -> None:
+        """Adds the observations of a rollout that was learnt from."""
+        if self._observations is None:
+            return
+        self._observations.update(rollout.observation)
+        self._policy.normalize(self._observations.mean, self._observations.deviation)
+
+    def state(self) -> dict[str, Array]:
+        """Returns the statistics; see `acktr_tf.states`."""
+        return states(self._parts())
+
+    def load_state(self, state: State) -> None:
+        """Loads what `state` returned; the policy has its part already."""
+        load_states(self._parts(), state)
+
+    def _parts(self) -> dict[str, Stateful]:
+        parts = {"observations": self._observations, "rewards": self._rewards}
+        return {name: part for name, part in parts.items() if part is not None}

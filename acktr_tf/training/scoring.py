@@ -12,18 +12,12 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-import tensorflow as tf
 
-from acktr_tf.config.config import Config
+from acktr_tf.config.environment import EnvironmentSettings
 from acktr_tf.environments import EpisodeSeeds, VectorEnvironment, make_vector_env
 from acktr_tf.errors import RunError
-from acktr_tf.policies.actor_critic import ActorCritic
 from acktr_tf.random_keys import KeyStream
-
-Array = npt.NDArray[Any]
-
-Act = Callable[[Array, npt.NDArray[np.int32]], Array]
-"""(observations `[B, ...]`, random key `[2]`) → actions `[B, ...]`."""
+from acktr_tf.types import Array
 
 MAX_STEPS = 100_000
 """Longest game that is waited for; ALE cuts Atari games off at 27,000 agent steps."""
@@ -38,7 +32,27 @@ VALIDATION = "validation"
 
 
 class EndlessGameError(RunError):
-    """A game that is longer than any is waited for."""
+    """Raised by a game that does not end within the steps that are waited for."""
+
+
+class Predictor(Protocol):
+    """Policy that can play: networks, or what was exported of them."""
+
+    def predict(
+        self,
+        observation: Array,
+        key: npt.NDArray[np.int32],
+        *,
+        deterministic: bool = False,
+    ) -> Array:
+        """Returns actions `[N, ...]` as the environment takes them.
+
+        Args:
+          observation: `[N, ...]`.
+          key: `[2]`, random.
+          deterministic: Whether to take the most probable actions; they are drawn
+            otherwise.
+        """
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,10 +145,11 @@ def evaluation_seeds(
 
 
 def score(
-    act: Act,
+    policy: Predictor,
     environments: VectorEnvironment,
     games: int,
     *,
+    deterministic: bool = False,
     max_steps: int = MAX_STEPS,
     watch: Callable[[], None] | None = None,
 ) -> Scores:
@@ -144,10 +159,12 @@ def score(
     which it plays while others are not done, are not counted.
 
     Args:
-      act: The policy.
+      policy: The policy.
       environments: `B` environments; made with `evaluation_seeds`, the seed of a game
         does not depend on B.
       games: Games to count.
+      deterministic: Whether to take the most probable actions; they are drawn
+        otherwise, as in training.
       max_steps: Agent steps after which a game is taken for one that never ends.
       watch: Called for each observation of game 0 that is acted on, while the
         environments' `render` shows it.
@@ -169,12 +186,13 @@ def score(
     for t in itertools.count():
         if watch and playing[0] == 0:
             watch()
-        step = environments.step(act(observation, keys.key(t)))
+        actions = policy.predict(observation, keys.key(t), deterministic=deterministic)
+        step = environments.step(actions)
         observation = step.observation
         ages += 1
         if step.episodes:
             # Not by `terminated`, which may mean a lost life.
-            index = environments.position()[0]["episode_index"]
+            index = environments.state()["episode_index"]
             ended = np.flatnonzero(index * num_envs + np.arange(num_envs) > playing)
             for i, episode in zip(ended, step.episodes, strict=True):
                 if playing[i] < games:
@@ -195,57 +213,13 @@ def score(
     return Scores(returns, lengths, seeds)
 
 
-class Player(Protocol):
-    """A policy that can play: networks, or what was exported of them."""
-
-    def greedy(self, observation: Array) -> Array:
-        """The most probable actions `[N, ...]`, as the environment takes them."""
-
-    def sample(self, observation: Array, key: npt.NDArray[np.int32]) -> Array:
-        """Actions `[N, ...]` drawn with the random `key` `[2]`."""
-
-
-def actor(player: Player, *, greedy: bool) -> Act:
-    """A player as `score` takes it."""
-    if not greedy:
-        return player.sample
-    return lambda observation, key: player.greedy(observation)
-
-
-class PolicyPlayer:
-    """Plays with the networks themselves.
-
-    Args:
-      policy: The policy.
-    """
-
-    def __init__(self, policy: ActorCritic) -> None:
-        self._policy = policy
-
-        def mode(observation: tf.Tensor) -> tf.Tensor:
-            mode = policy.evaluate(observation).distribution.mode()
-            return policy.actions.to_environment(mode)
-
-        self._mode = tf.function(
-            mode, autograph=False, input_signature=[policy.observation_spec]
-        )
-
-    def greedy(self, observation: Array) -> Array:
-        """The most probable actions `[N, ...]`, as the environment takes them."""
-        return np.asarray(self._mode(self._policy.tensor(observation)))
-
-    def sample(self, observation: Array, key: npt.NDArray[np.int32]) -> Array:
-        """Actions `[N, ...]` drawn with the random `key` `[2]`."""
-        acted = self._policy.act(observation, key)
-        return np.asarray(acted.environment_action)
-
-
 def score_policy(
-    policy: ActorCritic,
-    config: Config,
+    policy: Predictor,
+    settings: EnvironmentSettings,
+    seed: int,
     games: int,
     *,
-    greedy: bool = False,
+    deterministic: bool = False,
     max_steps: int = MAX_STEPS,
     purpose: str = VALIDATION,
 ) -> Scores:
@@ -253,26 +227,30 @@ def score_policy(
 
     Args:
       policy: The policy.
-      config: The settings; `seed` decides the games and the draws.
+      settings: Settings of the environments.
+      seed: Decides the games and the draws.
       games: Games to count.
-      greedy: Whether to take the most probable action; actions are drawn otherwise, as
-        in training.
+      deterministic: See `score`.
       max_steps: See `score`.
       purpose: Which games: see `game_seed`.
 
     Raises:
       RunError: See `score`.
     """
-    player = PolicyPlayer(policy)
     num_envs = min(games, MAX_ENVS)
     environments = make_vector_env(
-        config,
+        settings,
+        seed,
         num_envs=num_envs,
-        episode_seeds=evaluation_seeds(config.seed, num_envs, purpose),
+        episode_seeds=evaluation_seeds(seed, num_envs, purpose),
     )
     try:
         return score(
-            actor(player, greedy=greedy), environments, games, max_steps=max_steps
+            policy,
+            environments,
+            games,
+            deterministic=deterministic,
+            max_steps=max_steps,
         )
     finally:
         environments.close()
