@@ -182,6 +182,21 @@ class NaturalGradient(FirstOrder):
         """Inverts the blocks that are due."""
         self._update_inverses()
 
+    def precondition(self, vector: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+        """Returns F⁻¹ times a vector, one tensor per variable, without a step."""
+        curvature = self.optimizer.curvature
+        found = curvature.from_matrices(
+            curvature.multiply_inverse(
+                curvature.to_matrices(
+                    {
+                        id(variable): part
+                        for variable, part in zip(self.variables, vector, strict=True)
+                    }
+                )
+            )
+        )
+        return [found[id(variable)] for variable in self.variables]
+
     def backtrack(self, factor: tf.Tensor) -> None:
         """Shortens the last step to `factor` times its length, scalar in (0, 1]."""
         self._backtrack(factor)
