@@ -35,8 +35,6 @@ class A2C:
     """
 
     Settings = A2CSettings
-    scalars: Mapping[str, Scalar] = scalars.LOSS | scalars.KL
-    phases: Mapping[str, str] = scalars.FIRST_ORDER_PHASES
 
     def __init__(
         self,
@@ -63,6 +61,8 @@ class A2C:
             )
 
         self.policy = policy
+        self.scalars: Mapping[str, Scalar] = scalars.LOSS | scalars.KL
+        self.phases: Mapping[str, str] = scalars.FIRST_ORDER_PHASES
         self.actor = FirstOrder(rmsprop, variables)
         self._returns = returns
         self._gradients = tf.function(gradients, autograph=False)
