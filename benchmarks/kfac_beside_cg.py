@@ -5,8 +5,8 @@
 
 Trains a run with critic=separate in this process, without logs or checkpoints. On early
 and on its last batches, before the update, the policy's gradient is preconditioned
-twice: by K-FAC's inverse, and by conjugate gradients with the exact Fisher matrix of the
-batch and the same damping. Both directions are brought to the length at which each
+twice: by K-FAC's inverse, and by conjugate gradients with the Fisher matrix of the
+batch itself and the same damping. Both directions have the length at which each
 method predicts a KL of `kl_radius`. Printed are medians over the batches, with the
 least and the most: the cosine of the two directions, Euclidean and in the metric of the
 exact Fisher matrix; the exact KL of either step, which would be `kl_radius` were its
@@ -72,7 +72,7 @@ def compare(
         fisher = fisher_product(
             variables,
             policy,
-            lambda old, new: policy_kl(policy, old, new),
+            lambda *outputs: policy_kl(*map(policy.distribution, outputs)),
             batch.observation,
         )
 
@@ -112,10 +112,10 @@ def compare(
         for variable, value in zip(variables, kept, strict=True):
             variable.assign(value)
         old, new = policy.distribution(before), policy.distribution(after)
-        # The surrogate −mean(A π/π_old), whose gradient at the old policy is the loss's.
+        # Of the surrogate loss −mean(A π/π_old), which has the same gradient here.
         ratio = tf.exp(new.log_prob(batch.action) - old.log_prob(batch.action))
         decrease = tf.reduce_mean(batch.advantage * (ratio - 1.0))
-        return float(policy_kl(policy, before, after)), float(decrease)
+        return float(policy_kl(old, new)), float(decrease)
 
     found = directions(batch)
     kfac_kl, kfac_decrease = outcome(found["kfac"], found["kfac_norm"])

@@ -63,12 +63,18 @@ class ACKTR:
         _check_settings(settings, policy)
         joint, updates = settings.critic == "joint", plan.total_updates
         network = policy.network if joint else policy.policy_network
-        likelihood = sampled_log_likelihood if joint else sampled_action_log_likelihood
         kfac = make_kfac(settings.kfac, settings.learning_rate, updates, network)
         fraction = settings.kfac.curvature_fraction
         entropy_cost = schedule_function(
             settings.loss.entropy_cost, settings.loss.entropy_cost_schedule, updates
         )
+
+        def log_likelihood(rows: tf.Tensor, key: tf.Tensor) -> tf.Tensor:
+            output = policy(rows)
+            distribution = policy.distribution(output)
+            if joint:
+                return sampled_log_likelihood(distribution, output.value, key)
+            return sampled_action_log_likelihood(distribution, key)
 
         def gradients(batch: Batch) -> ActorCriticGradients:
             return actor_critic_gradients(
@@ -80,15 +86,18 @@ class ACKTR:
             )
 
         def kl(observation: tf.Tensor, old: PolicyOutput, key: tf.Tensor) -> tf.Tensor:
-            rows, *outputs = (
-                sample_rows(key, tensor, fraction) for tensor in (observation, *old)
+            rows, parameters = (
+                sample_rows(key, tensor, fraction)
+                for tensor in (observation, old.parameters)
             )
-            return policy_kl(policy, PolicyOutput(*outputs), policy(rows))
+            before, now = (
+                policy.distribution(output)
+                for output in (old._replace(parameters=parameters), policy(rows))
+            )
+            return policy_kl(before, now)
 
         self.policy = policy
-        self.actor = NaturalGradient(
-            kfac, lambda rows, key: likelihood(policy, policy(rows), key), fraction
-        )
+        self.actor = NaturalGradient(kfac, log_likelihood, fraction)
         self.critic = (
             None if joint else Critic(settings.critic_optimizer, policy, updates)
         )

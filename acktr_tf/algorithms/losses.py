@@ -10,6 +10,7 @@ import tensorflow as tf
 from acktr_tf.algorithms.returns import Batch
 from acktr_tf.algorithms.steppers import Stepper
 from acktr_tf.policies.actor_critic import ActorCritic, PolicyOutput
+from acktr_tf.policies.distributions import Distribution
 
 
 # Objectives -------------------------------------------------------------------------
@@ -33,8 +34,43 @@ def value_loss(value: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
     return 0.5 * tf.reduce_mean(tf.square(value - target))
 
 
+class Losses(NamedTuple):
+    """Parts of the actor-critic loss, each a scalar: `total` is minimized."""
+
+    total: tf.Tensor
+    policy: tf.Tensor
+    value: tf.Tensor
+    entropy: tf.Tensor
+
+
+def actor_critic_loss(
+    distribution: Distribution,
+    value: tf.Tensor,
+    batch: Batch,
+    entropy_cost: float | tf.Tensor,
+    value_cost: float,
+) -> Losses:
+    """Computes the loss of Mnih et al. 2016 (Wu et al. 2017, section 3.1).
+
+        L = mean(−A log π(a|s) + c_v ½ (V(s) − R)² − c_e H(π(·|s)))
+
+    Args:
+      distribution: Distributions of actions of the batch, `[N]`.
+      value: `[N]`, V.
+      batch: `N` samples.
+      entropy_cost: c_e.
+      value_cost: c_v.
+    """
+    log_prob = distribution.log_prob(batch.action)
+    policy_part = policy_gradient_loss(log_prob, batch.advantage)
+    value_part = value_loss(value, batch.target)
+    entropy = tf.reduce_mean(distribution.entropy())
+    total = policy_part + value_cost * value_part - entropy_cost * entropy
+    return Losses(total, policy_part, value_part, entropy)
+
+
 class ActorCriticGradients(NamedTuple):
-    """Gradients of the actor-critic loss, and what they were taken at.
+    """Gradients of the actor-critic loss, and the outputs that they were taken at.
 
     Attributes:
       output: Outputs of the policy for the batch.
@@ -56,13 +92,11 @@ def actor_critic_gradients(
     entropy_cost: tf.Tensor,
     value_cost: float,
 ) -> ActorCriticGradients:
-    """Differentiates the loss of Mnih et al. 2016 (Wu et al. 2017, section 3.1).
-
-        L = mean(−A log π(a|s) + c_v ½ (V(s) − R)² − c_e H(π(·|s)))
+    """Differentiates `actor_critic_loss` with respect to a stepper's variables.
 
     Args:
       policy: Policy and value.
-      stepper: Stepper of the weights to differentiate with respect to.
+      stepper: Stepper of the weights.
       batch: `N` samples.
       entropy_cost: c_e, scalar.
       value_cost: c_v.
@@ -70,23 +104,21 @@ def actor_critic_gradients(
     with tf.GradientTape() as tape:
         output = policy(batch.observation)
         distribution = policy.distribution(output)
-        log_prob = distribution.log_prob(batch.action)
-        policy_loss = policy_gradient_loss(log_prob, batch.advantage)
-        value = value_loss(output.value, batch.target)
-        entropy = tf.reduce_mean(distribution.entropy())
-        total = policy_loss + value_cost * value - entropy_cost * entropy
-    gradients = tape.gradient(total, stepper.variables)
+        losses = actor_critic_loss(
+            distribution, output.value, batch, entropy_cost, value_cost
+        )
+    gradients = tape.gradient(losses.total, stepper.variables)
     norm = tf.linalg.global_norm(gradients)
     scalars = {
-        "policy_loss": policy_loss,
-        "value_loss": value,
-        "entropy": entropy,
+        "policy_loss": losses.policy,
+        "value_loss": losses.value,
+        "entropy": losses.entropy,
         "explained_variance": explained_variance(output.value, batch.target),
         "gradient_norm": norm,
         "learning_rate": stepper.learning_rate,
         "entropy_cost": entropy_cost,
     }
-    finite = tf.math.is_finite(norm) & tf.math.is_finite(total)
+    finite = tf.math.is_finite(norm) & tf.math.is_finite(losses.total)
     return ActorCriticGradients(output, gradients, scalars, finite)
 
 
@@ -103,10 +135,9 @@ def explained_variance(value: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
 
 
 # Divergences ------------------------------------------------------------------------
-def policy_kl(policy: ActorCritic, old: PolicyOutput, new: PolicyOutput) -> tf.Tensor:
+def policy_kl(old: Distribution, new: Distribution) -> tf.Tensor:
     """Returns the mean of KL(π_old ‖ π_new), in nats."""
-    divergence = policy.distribution(old).kl_divergence(policy.distribution(new))
-    return tf.reduce_mean(divergence)
+    return tf.reduce_mean(old.kl_divergence(new))
 
 
 def value_kl(old: tf.Tensor, new: tf.Tensor) -> tf.Tensor:
@@ -136,30 +167,28 @@ def exact_kls(
       `exact_kl` of the policy, and `exact_kl_joint` of policy and value, in nats.
     """
     new = policy(observation)
-    kl = policy_kl(policy, old, new)
+    kl = policy_kl(policy.distribution(old), policy.distribution(new))
     return {"exact_kl": kl, "exact_kl_joint": kl + value_kl(old.value, new.value)}
 
 
 # Log-likelihoods --------------------------------------------------------------------
 def sampled_action_log_likelihood(
-    policy: ActorCritic, output: PolicyOutput, key: tf.Tensor
+    distribution: Distribution, key: tf.Tensor
 ) -> tf.Tensor:
     """Returns log π(a|s) `[N]` of actions that the policy itself draws.
 
     The second moment of its gradient, over the draws, is the Fisher matrix.
 
     Args:
-      policy: The policy.
-      output: Its outputs, `[N]`.
+      distribution: Distributions of actions, `[N]`.
       key: `[2]` int32, the random key.
     """
-    distribution = policy.distribution(output)
     action = tf.stop_gradient(distribution.sample(seed=key))
     return distribution.log_prob(action)
 
 
 def sampled_log_likelihood(
-    policy: ActorCritic, output: PolicyOutput, key: tf.Tensor
+    distribution: Distribution, value: tf.Tensor, key: tf.Tensor
 ) -> tf.Tensor:
     """Returns log p(a, v | s) `[N]` of actions and values that the model itself draws.
 
@@ -168,13 +197,13 @@ def sampled_log_likelihood(
     Constant terms are left out.
 
     Args:
-      policy: The policy.
-      output: Its outputs, `[N]`.
+      distribution: Distributions of actions, `[N]`.
+      value: `[N]`, V.
       key: `[2]` int32, the random key.
     """
     action_key, value_key = tf.unstack(tf.random.split(key, 2))
-    noise = tf.random.stateless_normal(tf.shape(output.value), value_key)
-    value = tf.stop_gradient(output.value) + noise
-    value_log_likelihood = -0.5 * tf.square(value - output.value)
-    action = sampled_action_log_likelihood(policy, output, action_key)
+    noise = tf.random.stateless_normal(tf.shape(value), value_key)
+    drawn = tf.stop_gradient(value) + noise
+    value_log_likelihood = -0.5 * tf.square(drawn - value)
+    action = sampled_action_log_likelihood(distribution, action_key)
     return action + value_log_likelihood

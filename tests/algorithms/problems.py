@@ -6,12 +6,12 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium.spaces import Box, Discrete
 
-from acktr_tf.algorithms import Algorithm, Batch, make_algorithm, make_batch
-from acktr_tf.config.config import Config
+from acktr_tf.algorithms import Learner, make_learner
+from acktr_tf.config import Config
 from acktr_tf.environments import VectorEnvironment
-from acktr_tf.environments.vector import Array
 from acktr_tf.policies.actor_critic import ActorCritic
 from acktr_tf.training.collector import Collector
+from acktr_tf.types import Array, Rollout
 
 NUM_ACTIONS = 3
 
@@ -99,11 +99,15 @@ def learn(
       updates: How many.
       truncation_terminates: Takes a time limit for a terminal state, which is wrong.
     """
-    policy, algorithm = make(
+    policy, learner = make(
         config, environments.observation_space, environments.action_space
     )
     collector = Collector(
-        policy, environments, config.unroll_length, config.seed, environments.reset()
+        learner,
+        environments,
+        config.run.unroll_length,
+        config.run.seed,
+        environments.reset(),
     )
     rewards = []
     for update in range(updates):
@@ -113,38 +117,41 @@ def learn(
                 terminated=rollout.terminated | rollout.truncated,
                 truncated=np.zeros_like(rollout.truncated),
             )
-        batch = make_batch(
-            rollout,
-            config.discount,
-            config.gae_lambda,
-            config.value_target_lambda,
-        )
-        scalars = algorithm.update(batch, update, measure=False)
-        assert scalars["finite"] == 1.0
+        assert learner.update(rollout, update, measure=False).applied
         rewards.append(float(rollout.reward.mean()))
     return policy, rewards
 
 
 def make(
     config: Config, observation_space: Box | None = None, action_space: Any = None
-) -> tuple[ActorCritic, Algorithm]:
+) -> tuple[ActorCritic, Any]:
+    """The policy and the learner of `config`, by default for `random_rollout`."""
     policy = ActorCritic(
-        config,
+        config.policy,
         observation_space or Box(-np.inf, np.inf, (4,), np.float32),
         action_space or Discrete(NUM_ACTIONS),
+        config.run.seed,
     )
-    return policy, make_algorithm(config, policy)
+    learner: Learner = make_learner(config, policy)
+    return policy, learner
 
 
-def random_batch(config: Config, seed: int = 0) -> Batch:
-    """A batch for the spaces that `make` takes by default."""
+def random_rollout(config: Config, seed: int = 0) -> Rollout:
+    """A rollout for the spaces that `make` takes by default.
+
+    Half of the steps end an episode.
+    """
     random = np.random.default_rng(seed)
-    n = config.batch_size
-    return Batch(
-        random.normal(size=(n, 4)).astype(np.float32),
-        random.integers(0, NUM_ACTIONS, n).astype(np.int32),
-        random.normal(size=n).astype(np.float32),
-        (3.0 * random.normal(size=n)).astype(np.float32),
+    shape = (config.run.unroll_length, config.environment.num_envs)
+    return Rollout(
+        observation=random.normal(size=(*shape, 4)).astype(np.float32),
+        action=random.integers(0, NUM_ACTIONS, shape).astype(np.int32),
+        reward=random.normal(size=shape).astype(np.float32),
+        terminated=random.random(shape) < 0.5,
+        truncated=np.zeros(shape, np.bool_),
+        value=(2.0 * random.normal(size=shape)).astype(np.float32),
+        final_value=np.zeros(shape, np.float32),
+        last_value=random.normal(size=shape[1:]).astype(np.float32),
     )
 
 

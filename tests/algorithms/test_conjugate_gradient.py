@@ -302,7 +302,9 @@ def test_kfac_as_the_preconditioner_gives_the_same_step_sooner(space):
         stepper = ConjugateGradient(
             variables,
             policy,
-            lambda old, new, policy=policy: policy_kl(policy, old, new),
+            lambda *outputs, policy=policy: policy_kl(
+                *map(policy.distribution, outputs)
+            ),
             kl_radius=0.01,
             learning_rate=1e3,
             damping=0.01,

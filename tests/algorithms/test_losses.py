@@ -15,16 +15,15 @@ from acktr_tf.algorithms.losses import (
     sampled_log_likelihood,
     value_kl,
 )
-from acktr_tf.policies.actor_critic import Evaluation
-from acktr_tf.policies.distributions import CategoricalActions
+from acktr_tf.algorithms.returns import Batch
+from acktr_tf.policies.distributions import CategoricalActions, Distribution
 
 Array = npt.NDArray[np.float64]
 
 
-def evaluation(logits: Array | tf.Tensor, value: Array | tf.Tensor) -> Evaluation:
+def distribution(logits: Array | tf.Tensor) -> Distribution:
     logits = tf.convert_to_tensor(logits)
-    actions = CategoricalActions(Discrete(logits.shape[1]))
-    return Evaluation(actions.distribution(logits), tf.convert_to_tensor(value))
+    return CategoricalActions(Discrete(logits.shape[1])).distribution(logits)
 
 
 def test_numbers_by_hand() -> None:
@@ -35,11 +34,16 @@ def test_numbers_by_hand() -> None:
       value   = ½ · ½ (1² + 3²) = 2.5
       entropy = ½ ((¼ log 4 + ¾ log 4/3) + log 2)
     """
+    batch = Batch(
+        observation=tf.zeros([2, 1]),
+        action=tf.constant([1, 0]),
+        advantage=tf.constant([2.0, -1.0], tf.float64),
+        target=tf.constant([2.0, 1.0], tf.float64),
+    )
     losses = actor_critic_loss(
-        evaluation(np.log([[0.25, 0.75], [0.5, 0.5]]), np.array([1.0, -2.0])),
-        tf.constant([1, 0]),
-        tf.constant([2.0, -1.0], tf.float64),
-        tf.constant([2.0, 1.0], tf.float64),
+        distribution(np.log([[0.25, 0.75], [0.5, 0.5]])),
+        tf.constant([1.0, -2.0], tf.float64),
+        batch,
         entropy_cost=0.1,
         value_cost=0.5,
     )
@@ -55,16 +59,19 @@ def test_numbers_by_hand() -> None:
 def test_the_gradient_equals_finite_differences() -> None:
     random = np.random.default_rng(0)
     n, actions = 5, 3
-    action = tf.constant(random.integers(0, actions, n), tf.int32)
-    advantage, target = (tf.constant(random.normal(size=n)) for _ in range(2))
+    batch = Batch(
+        tf.zeros([n, 1]),
+        tf.constant(random.integers(0, actions, n), tf.int32),
+        tf.constant(random.normal(size=n)),
+        tf.constant(random.normal(size=n)),
+    )
     point = random.normal(size=(n, actions + 1))
 
     def total(at: tf.Tensor) -> tf.Tensor:
         return actor_critic_loss(
-            evaluation(at[:, :actions], at[:, actions]),
-            action,
-            advantage,
-            target,
+            distribution(at[:, :actions]),
+            at[:, actions],
+            batch,
             entropy_cost=0.3,
             value_cost=0.7,
         ).total
@@ -88,37 +95,35 @@ def test_the_gradient_equals_finite_differences() -> None:
 def test_entropy_and_kl_equal_those_of_numpy(actions: int) -> None:
     random = np.random.default_rng(actions)
     old, new = 3.0 * random.normal(size=(2, 7, actions))
-    value = np.zeros(7)
-    entropy = evaluation(old, value).distribution.entropy()
+    entropy = distribution(old).entropy()
     np.testing.assert_allclose(entropy, oracle.entropy(old), atol=1e-12)
-    kl = policy_kl(evaluation(old, value), evaluation(new, value))
+    kl = policy_kl(distribution(old), distribution(new))
     np.testing.assert_allclose(kl, oracle.kl_divergence(old, new).mean(), atol=1e-12)
     assert kl.shape == []
 
 
 def test_the_uniform_policy_has_the_most_entropy() -> None:
-    uniform = evaluation(np.zeros((1, 6)), np.zeros(1)).distribution.entropy()
+    uniform = distribution(np.zeros((1, 6))).entropy()
     assert uniform.numpy()[0] == pytest.approx(math.log(6))
 
 
 def test_kl_has_its_direction_and_vanishes_only_where_nothing_moved() -> None:
     """KL((½, ½) ‖ (¼, ¾)) = ½ log 2 + ½ log ⅔, and the other way about it is not."""
-    half = evaluation(np.log([[0.5, 0.5]]), np.zeros(1))
-    quarter = evaluation(np.log([[0.25, 0.75]]), np.zeros(1))
+    half = distribution(np.log([[0.5, 0.5]]))
+    quarter = distribution(np.log([[0.25, 0.75]]))
     there = policy_kl(half, quarter).numpy()
     back = policy_kl(quarter, half).numpy()
     assert there == pytest.approx(0.5 * math.log(2) + 0.5 * math.log(2 / 3))
     assert back == pytest.approx(0.25 * math.log(0.5) + 0.75 * math.log(1.5))
     assert there != pytest.approx(back)
     # The same distribution by other logits.
-    shifted = evaluation(np.log([[0.5, 0.5]]) + 3.0, np.zeros(1))
+    shifted = distribution(np.log([[0.5, 0.5]]) + 3.0)
     assert policy_kl(half, shifted).numpy() == pytest.approx(0.0, abs=1e-15)
 
 
 def test_value_kl_is_that_of_unit_gaussians() -> None:
     """KL(N(a, 1) ‖ N(b, 1)) = ½ (a − b)²; here the mean of ½·1 and ½·9."""
-    old = evaluation(np.zeros((2, 3)), np.array([0.0, 2.0]))
-    new = evaluation(np.ones((2, 3)), np.array([1.0, -1.0]))
+    old, new = tf.constant([0.0, 2.0]), tf.constant([1.0, -1.0])
     assert value_kl(old, new).numpy() == pytest.approx(2.5)
     assert value_kl(old, old).numpy() == 0.0
 
@@ -132,7 +137,7 @@ def output_gradients(
         inputs = tf.constant(logits), tf.constant(value)
         tape.watch(inputs)
         log_likelihood = sampled_log_likelihood(
-            evaluation(*inputs), tf.constant(key, tf.int32)
+            distribution(inputs[0]), inputs[1], tf.constant(key, tf.int32)
         )
     assert log_likelihood.shape == value.shape
     of_logits, of_value = tape.gradient(log_likelihood, inputs)

@@ -8,7 +8,9 @@ import pytest
 from hypothesis import strategies
 from oracles import returns as oracle
 
-from acktr_tf.algorithms.returns import generalized_advantages
+from acktr_tf.algorithms.returns import generalized_advantages, make_batch
+from acktr_tf.config.returns import ReturnsSettings
+from acktr_tf.types import Rollout
 
 Arguments = dict[str, Any]
 
@@ -205,3 +207,59 @@ def test_values_without_a_time_axis_are_refused() -> None:
         generalized_advantages(
             flat, flat > 0, flat > 0, flat, flat, np.zeros(()), 0.9, 1.0
         )
+
+
+# The batch --------------------------------------------------------------------------
+def test_rows_run_over_environments_within_steps():
+    rng = np.random.default_rng(0)
+    steps, environments = 4, 3
+
+    def numbers(*shape: int) -> np.ndarray:
+        return rng.normal(size=shape).astype(np.float32)
+
+    shape = (steps, environments)
+    rollout = Rollout(
+        observation=numbers(*shape, 2),
+        action=rng.integers(5, size=shape).astype(np.int32),
+        reward=numbers(*shape),
+        terminated=rng.random(shape) < 0.3,
+        truncated=np.zeros(shape, np.bool_),
+        value=numbers(*shape),
+        final_value=numbers(*shape),
+        last_value=numbers(environments),
+    )
+    advantage = generalized_advantages(*rollout[2:], 0.9, 0.8)
+    value_error = generalized_advantages(*rollout[2:], 0.9, 0.3)
+
+    settings = ReturnsSettings(discount=0.9, gae_lambda=0.8, value_lambda=0.3)
+    batch = make_batch(rollout, settings)
+
+    for step in range(steps):
+        for environment in range(environments):
+            row, at = step * environments + environment, (step, environment)
+            np.testing.assert_array_equal(
+                batch.observation[row], rollout.observation[at]
+            )
+            assert batch.action[row] == rollout.action[at]
+            assert batch.advantage[row] == advantage[at]
+            assert batch.target[row] == value_error[at] + rollout.value[at]
+    assert len(batch.target) == steps * environments
+
+
+def test_targets_take_the_lambda_of_the_advantages_unless_they_have_their_own():
+    rng = np.random.default_rng(0)
+    shape = (4, 3)
+    rollout = Rollout(
+        *(rng.normal(size=shape).astype(np.float32) for _ in range(3)),
+        np.zeros(shape, np.bool_),
+        np.zeros(shape, np.bool_),
+        *(rng.normal(size=shape).astype(np.float32) for _ in range(2)),
+        rng.normal(size=3).astype(np.float32),
+    )
+    plain, same, other = (
+        make_batch(rollout, ReturnsSettings(gae_lambda=0.8, value_lambda=decay))
+        for decay in (None, 0.8, 0.0)
+    )
+    np.testing.assert_array_equal(plain.target, same.target)
+    assert not np.allclose(plain.target, other.target)
+    np.testing.assert_array_equal(plain.advantage, other.advantage)

@@ -11,17 +11,15 @@ from oracles.networks import forward, log_softmax
 
 from acktr_tf.algorithms.losses import sampled_log_likelihood
 from acktr_tf.kfac import CurvatureTape
-from acktr_tf.policies.actor_critic import Evaluation
 
 ACTIONS = 3
 SAMPLES = 6_000
 KEY = np.array([3, 5], np.int32)
 
 
-def evaluation_of(outputs: tf.Tensor) -> Evaluation:
-    return Evaluation(
-        tfp.distributions.Categorical(logits=outputs[:, :-1]), outputs[:, -1]
-    )
+def log_likelihood_of(outputs: tf.Tensor, key: tf.Tensor) -> tf.Tensor:
+    distribution = tfp.distributions.Categorical(logits=outputs[:, :-1])
+    return sampled_log_likelihood(distribution, outputs[:, -1], key)
 
 
 def shared_trunk() -> twins.Twin:
@@ -40,9 +38,7 @@ def test_the_mean_over_sampled_targets_converges_to_the_exact_joint_fisher():
     twin, x = shared_trunk(), twins.inputs(2, 2)
     rows = np.repeat(x, SAMPLES, axis=0)
     with CurvatureTape(twin.layers) as tape:
-        log_likelihood = sampled_log_likelihood(
-            evaluation_of(twin.outputs(rows)), tf.constant(KEY)
-        )
+        log_likelihood = log_likelihood_of(twin.outputs(rows), tf.constant(KEY))
     calls = [tape.calls(layer)[0] for layer in twin.layers]
     gradients = tape.gradient(log_likelihood, [call.outputs for call in calls])
     per_example = [
@@ -68,7 +64,7 @@ def test_each_row_is_its_own_example():
     # The gradient of a row with respect to another row's outputs is zero.
     outputs = tf.Variable(twins.inputs(4, ACTIONS + 1))
     with tf.GradientTape() as tape:
-        rows = sampled_log_likelihood(evaluation_of(outputs), tf.constant(KEY))
+        rows = log_likelihood_of(outputs, tf.constant(KEY))
     assert rows.shape == (4,)
     jacobian = tape.jacobian(rows, outputs).numpy()
     for row in range(4):
@@ -80,7 +76,7 @@ def test_each_row_is_its_own_example():
 def test_the_gradient_is_the_score_of_one_action_and_one_value():
     outputs = tf.Variable(twins.inputs(500, ACTIONS + 1))
     with tf.GradientTape() as tape:
-        rows = sampled_log_likelihood(evaluation_of(outputs), tf.constant(KEY))
+        rows = log_likelihood_of(outputs, tf.constant(KEY))
     gradient = tape.gradient(rows, outputs).numpy()
 
     p = np.exp(log_softmax(np.float64(outputs[:, :-1])))
@@ -96,7 +92,7 @@ def test_the_gradient_is_the_score_of_one_action_and_one_value():
 def test_scores_of_action_and_value_have_mean_zero_and_are_uncorrelated():
     logits = tf.Variable(np.tile(twins.inputs(1, ACTIONS + 1), (SAMPLES, 1)))
     with tf.GradientTape() as tape:
-        rows = sampled_log_likelihood(evaluation_of(logits), tf.constant(KEY))
+        rows = log_likelihood_of(logits, tf.constant(KEY))
     scores = tape.gradient(rows, logits).numpy()
     deviation = scores.std(axis=0) / np.sqrt(SAMPLES)
     assert np.abs(scores.mean(axis=0) / deviation).max() < 4
@@ -107,7 +103,7 @@ def test_scores_of_action_and_value_have_mean_zero_and_are_uncorrelated():
 def test_the_key_decides_the_targets():
     outputs = tf.constant(twins.inputs(50, ACTIONS + 1))
     first, again, other = (
-        sampled_log_likelihood(evaluation_of(outputs), tf.constant(key, tf.int32))
+        log_likelihood_of(outputs, tf.constant(key, tf.int32))
         for key in ([3, 5], [3, 5], [3, 6])
     )
     np.testing.assert_array_equal(first, again)
