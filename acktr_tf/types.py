@@ -1,13 +1,25 @@
-"""What crosses the borders between files: rollouts, batches, finished episodes."""
+"""Types that cross the borders between files: rollouts, episodes, scalars."""
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-Metrics = Mapping[str, float]
-"""Scalars of one update, by the names in `acktr_tf.runs.logs.SCALARS`."""
+Array: TypeAlias = npt.NDArray[Any]
+
+
+class Scalar(NamedTuple):
+    """Description of one scalar that a run reports, beside its name.
+
+    Attributes:
+      unit: Unit of the value, empty if it has none.
+      help: Meaning, in a sentence.
+      tag: Its tag in TensorBoard, `group/name`.
+    """
+
+    unit: str
+    help: str
+    tag: str
 
 
 class Episode(NamedTuple):
@@ -23,7 +35,7 @@ class Episode(NamedTuple):
 
 
 class Step(NamedTuple):
-    """What `B` environments answer to `B` actions.
+    """Answer of `B` environments to `B` actions.
 
     Attributes:
       observation: `[B, ...]`, what to act on next, encoded for networks. Where an
