@@ -6,7 +6,7 @@ import gymnasium
 import numpy as np
 import pytest
 from absl.flags import FlagValues
-from runs.test_saved_model import CARTPOLE, make_policy
+from runs.policies import CARTPOLE, make_policy
 
 from acktr_tf import evaluate, export
 from acktr_tf.cli import flags
