@@ -3,14 +3,12 @@
 python -m acktr_tf.evaluate --model=models/pong
 """
 
-import contextlib
 import dataclasses
-import importlib
 import json
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,11 +18,11 @@ from acktr_tf.backend import load_tensorflow
 from acktr_tf.cli.command import run_command
 from acktr_tf.cli.flags import define
 from acktr_tf.config.setting import Setting
-from acktr_tf.errors import RunError, UserError
+from acktr_tf.errors import UserError
+from acktr_tf.runs.film import check_video, filming
 
 if TYPE_CHECKING:
-    from acktr_tf.environments import VectorEnvironment
-    from acktr_tf.runs.saved_model import LoadedPolicy
+    from acktr_tf.runs.loaded_policy import LoadedPolicy
     from acktr_tf.training.scoring import Scores
 
 PROGRAM = "acktr_tf.evaluate"
@@ -32,11 +30,9 @@ SUMMARY = (
     "Scores a policy over whole games, by their raw returns: an exported policy, or "
     "that of a run (its export, or the newest checkpoint while there is none)."
 )
-VIDEO_SUFFIXES = (".mp4", ".gif")
 
 _GROUP = "evaluation"
 _LARGEST_SEED = 2**31 - 1
-_ATARI_FRAMES_PER_SECOND = 60
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -252,85 +248,11 @@ def table(about: dict[str, Any], scores: "Scores") -> str:
     return "\n".join(f"{name:{width}}  {value}" for name, value in rows.items())
 
 
-# Video ------------------------------------------------------------------------------
-def check_video(path: Path) -> None:
-    """Raises a `UserError` unless a video can be written to `path`."""
-    if path.suffix.lower() not in VIDEO_SUFFIXES:
-        raise UserError(
-            f"--video must end in {' or '.join(VIDEO_SUFFIXES)}. Received: {path}"
-        )
-    if not path.parent.is_dir() or path.is_dir():
-        raise UserError(f"--video must be a file in a directory. Received: {path}")
-    packages = [
-        "imageio",
-        *(["imageio_ffmpeg"] if path.suffix.lower() == ".mp4" else []),
-    ]
-    for package in packages:
-        try:
-            importlib.import_module(package)
-        except ImportError as error:
-            raise UserError(
-                f"--video needs the package {package.replace('_', '-')}: "
-                "pip install 'acktr-tf[video]'"
-            ) from error
-
-
-@contextlib.contextmanager
-def filming(
-    environments: "VectorEnvironment", env: str, path: Path
-) -> Iterator[Callable[[], None]]:
-    """Films the first of some environments.
-
-    Args:
-      environments: Made with `render`.
-      env: What their environment is called.
-      path: The file, which is there only if the body ends well.
-
-    Yields:
-      What adds the current picture to the film.
-    """
-    from imageio import v2 as imageio
-
-    rate = frames_per_second(env)
-    saving = path.with_name(f".saving-{path.name}")
-    if path.suffix.lower() == ".gif":
-        options: dict[str, Any] = {"duration": 1000 / rate, "loop": 0}
-    else:
-        # Pictures of even height and width are kept as they are.
-        options = {"fps": rate, "macro_block_size": 2}
-
-    def watch() -> None:
-        writer.append_data(environments.render()[0])
-
-    try:
-        writer: Any
-        with imageio.get_writer(saving, mode="I", **options) as writer:
-            yield watch
-        saving.replace(path)
-    except OSError as error:
-        raise RunError(f"Cannot film to {path}: {error.strerror or error}.") from error
-    finally:
-        saving.unlink(missing_ok=True)
-
-
-def frames_per_second(env: str) -> float:
-    """Pictures a second at which a film of `env` shows the game at its own speed."""
-    import gymnasium
-
-    from acktr_tf.environments.atari import FRAME_SKIP, find_game
-
-    if find_game(env):
-        return _ATARI_FRAMES_PER_SECOND / FRAME_SKIP
-    single = gymnasium.make(env)
-    rate = float(single.metadata.get("render_fps", 30))
-    single.close()
-    return rate
-
-
 # Where the policy comes from --------------------------------------------------------
 def _load(values: FlagValues) -> tuple[Path, "LoadedPolicy"]:
     from acktr_tf.runs import directory as run_directory
-    from acktr_tf.runs.saved_model import is_export, load_policy, write_policy
+    from acktr_tf.runs.loaded_policy import find_best, is_export, load_policy
+    from acktr_tf.runs.saved_model import write_policy
 
     if values.model:
         path = Path(values.model).expanduser()
@@ -339,12 +261,7 @@ def _load(values: FlagValues) -> tuple[Path, "LoadedPolicy"]:
     run_directory.read_config(run_dir)
     export = run_dir / run_directory.EXPORT
     if values.best:
-        best = export / run_directory.BEST
-        if not is_export(best):
-            raise UserError(
-                f"{run_dir} has no best policy. A run keeps one if it is started with "
-                "--evaluation_period."
-            )
+        best = find_best(run_dir)
         return best, load_policy(best)
     if is_export(export):
         return export, load_policy(export)
