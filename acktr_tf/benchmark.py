@@ -17,14 +17,14 @@ from acktr_tf.cli.flags import config_from, define
 from acktr_tf.config.config import Config, differences, settings
 from acktr_tf.config.setting import Setting
 from acktr_tf.errors import UserError
+from acktr_tf.runs.locks import exclusive_lock
 from acktr_tf.suites.jobs import (
     FINISHED,
     OUTCOME,
     Job,
     Outcome,
-    alone,
     cores,
-    lacks_scores,
+    is_complete,
     read_outcome,
     run_jobs,
 )
@@ -139,7 +139,11 @@ def benchmark(values: FlagValues, command: str) -> int:
         _report(suite, directory, ())
         print(f"The report is {directory / 'report.md'}.")
         return 0
-    with alone(directory):
+    refusal = (
+        f"Another benchmark runs in {directory}. Wait for it, stop it, or give another "
+        "--directory."
+    )
+    with exclusive_lock(directory, refusal):
         check_settings(all_jobs(suite, directory, seeds))
         jobs = make_jobs(suite, directory, seeds)
         at_once = values.jobs or cores()
@@ -154,30 +158,30 @@ def _run(
     games: int,
     command: str,
 ) -> int:
-    from acktr_tf.suites.report import read_run
+    from acktr_tf.suites.results import read_run
 
     seeds = sorted({job.seed for job in jobs})
-    left = [job for job in jobs if not _is_through(job, games)]
-    through = len(jobs) - len(left)
+    left = [job for job in jobs if not is_complete(job, games)]
+    done = len(jobs) - len(left)
     failed = False
 
-    def ended(job: Job, problem: str) -> None:
-        nonlocal through, failed
-        through += 1
+    def on_complete(job: Job, problem: str) -> None:
+        nonlocal done, failed
+        done += 1
         failed |= bool(problem)
         run = read_run(job)
         texts = [problem] if problem else []
         if run.status == FINISHED:
             score = f"{run.last_100_mean:.1f}" if run.counts else "no episode ended"
             texts.insert(0, f"{score} ({run.seconds:.0f} s)")
-        print(f"[{through}/{len(jobs)}] {job.name}: {', '.join(texts)}", flush=True)
+        print(f"[{done}/{len(jobs)}] {job.name}: {', '.join(texts)}", flush=True)
         _report(suite, directory, seeds)
 
     with StopRequest() as stop:
-        run_jobs(left, at_once=at_once, games=games, stop=stop, ended=ended)
+        run_jobs(left, at_once=at_once, games=games, stop=stop, on_complete=on_complete)
         _report(suite, directory, seeds)
     if stop.signal is not None:
-        finished = sum(_is_through(job, games) for job in jobs)
+        finished = sum(is_complete(job, games) for job in jobs)
         print(
             f"Stopped: {finished} of {len(jobs)} runs are finished. To continue: "
             f"{command}",
@@ -222,15 +226,10 @@ def all_jobs(suite: Suite, directory: Path, seeds: Iterable[int]) -> list[Job]:
     return jobs
 
 
-def _is_through(job: Job, games: int) -> bool:
-    outcome = read_outcome(job.directory)
-    finished = outcome is not None and outcome.status == FINISHED
-    return finished and not lacks_scores(job, games)
-
-
 def _report(suite: Suite, directory: Path, seeds: Iterable[int]) -> None:
     # Imports NumPy, so only here: --help and a wrong flag answer at once.
-    from acktr_tf.suites.report import read_run, write_report
+    from acktr_tf.suites.report import write_report
+    from acktr_tf.suites.results import read_run
 
     jobs = all_jobs(suite, directory, seeds)
     write_report(directory, suite, [read_run(job) for job in jobs])

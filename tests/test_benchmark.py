@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 from absl.flags import FlagValues
-from suites.test_jobs import calls, fakes, processes, signal_when, wait_for
+from suites.fake_jobs import calls, fakes, processes, signal_when, wait_for
 
 from acktr_tf import benchmark
 from acktr_tf.cli import flags
-from acktr_tf.suites import jobs, report
+from acktr_tf.suites import jobs, report, statistics, tables
 from acktr_tf.suites import suite as suites
 from acktr_tf.suites.jobs import Outcome, read_outcome
 
@@ -32,9 +32,9 @@ PICTURE = b"\x89PNG"
 @pytest.fixture
 def directory(fakes, monkeypatch) -> Path:
     """A working directory with a suite, and quick programs that stand for the real."""
-    monkeypatch.setattr(report, "picture", lambda suite, runs: PICTURE)
-    monkeypatch.setattr(report, "_rliable_interval", lambda: None)
-    monkeypatch.setattr(report, "RESAMPLES", 10)
+    monkeypatch.setattr(report, "plot_curves", lambda suite, runs: PICTURE)
+    monkeypatch.setattr(statistics, "_rliable_interval", lambda: None)
+    monkeypatch.setattr(statistics, "RESAMPLES", 10)
     write_suite("good", "good")
     return fakes
 
@@ -233,7 +233,8 @@ def test_stopped_and_continued(directory, capsys):
 def benchmark_process(*arguments):
     script = (
         "import sys\n"
-        "from acktr_tf import benchmark, jobs\n"
+        "from acktr_tf import benchmark\n"
+        "from acktr_tf.suites import jobs\n"
         "jobs.TRAINER, jobs.EVALUATOR = 'fake_trainer', 'fake_evaluator'\n"
         "sys.exit(benchmark.main())\n"
     )
@@ -515,7 +516,7 @@ def test_the_page_shows_commands_that_are_accepted():
     benchmark.define_flags(values)
     for flag in flags.setting_flags(values):
         assert f"`--{flag.name}`" in text
-    for column in report._COLUMNS:
+    for column in tables.COLUMNS:
         assert f"`{column}`" in text
     assert "docs/benchmark.md" in (ROOT / "README.md").read_text("utf-8")
 

@@ -71,8 +71,8 @@ class LoadedPolicy:
     def check_fits(self, environments: VectorEnvironment) -> None:
         """Raises a `UserError` unless the policy can play in `environments`."""
         mine, its = self._observations, environments.observations
-        if not mine.alike(its):
-            self._refuse(environments, "observations", mine.raw_space, its.raw_space)
+        if not mine.compatible_with(its):
+            self._refuse(environments, "observations", mine.space, its.space)
         actions = space_from_description(self.document["action"])
         if actions != environments.action_space:
             self._refuse(environments, "actions", actions, environments.action_space)

@@ -116,7 +116,7 @@ def write_policy(
         )
     document = {
         **{name: _finite(value) for name, value in extra.items()},
-        "observation": describe_space(policy.observations.raw_space),
+        "observation": describe_space(policy.observations.space),
         "action": describe_space(actions.space),
         "files": make_manifest(directory),
     }

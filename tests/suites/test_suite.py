@@ -117,12 +117,16 @@ def test_a_suite_says_how_policies_are_evaluated(path, evaluation, greedy):
         ("--noprogress_bar", "--run_dir=x", "Received: flags = --run_dir=x"),
         ("a b = -1 2.5", "", "Received: Task.B-v1; tasks: Task.B-v1, a b."),
         ("a b = -1", "c = -1", "for each of its tasks, or for none. Received: c, Task"),
-        ("-1 2.5", "3 2.5", "must have two numbers a task, low < high. Received: a b"),
-        ("-1 2.5", "-1", "must have two numbers a task"),
-        ("-1 2.5", "-1 2 3", "must have two numbers a task"),
-        ("-1 2.5", "-1 x", "must have two numbers a task"),
-        ("-1 2.5", "nan 1", "must have two numbers a task"),
-        ("-1 2.5", "0 inf", "must have two numbers a task"),
+        (
+            "-1 2.5",
+            "3 2.5",
+            "must have two numbers per task, low < high. Received: a b",
+        ),
+        ("-1 2.5", "-1", "must have two numbers per task"),
+        ("-1 2.5", "-1 2 3", "must have two numbers per task"),
+        ("-1 2.5", "-1 x", "must have two numbers per task"),
+        ("-1 2.5", "nan 1", "must have two numbers per task"),
+        ("-1 2.5", "0 inf", "must have two numbers per task"),
     ],
 )
 def test_a_bad_suite_is_refused_in_a_line(path, old, new, message):
