@@ -3,6 +3,7 @@
 python -m acktr_tf.evaluate --model=models/pong
 """
 
+import contextlib
 import dataclasses
 import json
 import sys
@@ -202,7 +203,7 @@ def play(
       RunError: A game does not end, or the simulator failed.
     """
     from acktr_tf.environments import make_vector_env
-    from acktr_tf.training.scoring import actor, evaluation_seeds, score
+    from acktr_tf.training.scoring import evaluation_seeds, score
 
     config = dataclasses.replace(policy.config, env=env or policy.config.env)
     num_envs = min(num_envs, games)
@@ -212,13 +213,20 @@ def play(
         episode_seeds=evaluation_seeds(seed, num_envs),
         render=video is not None,
     )
-    act = actor(policy, greedy=greedy)
     try:
         policy.check_fits(environments)
-        if video is None:
-            return score(act, environments, games, max_steps=max_steps)
-        with filming(environments, config.env, video) as watch:
-            return score(act, environments, games, max_steps=max_steps, watch=watch)
+        with contextlib.ExitStack() as stack:
+            watch = None
+            if video is not None:
+                watch = stack.enter_context(filming(environments, config.env, video))
+            return score(
+                policy,
+                environments,
+                games,
+                deterministic=greedy,
+                max_steps=max_steps,
+                watch=watch,
+            )
     finally:
         environments.close()
 

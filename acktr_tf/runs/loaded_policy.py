@@ -60,13 +60,25 @@ class LoadedPolicy:
         """Names of the arrays that the signatures take."""
         return list(tensor_specs(self._observations))
 
-    def greedy(self, observation: Array) -> Array:
-        """Returns the most probable actions `[N, ...]`, for the environment."""
-        return np.asarray(self._serve(**self._tensors(observation))["action"])
+    def predict(
+        self,
+        observation: Array,
+        key: npt.NDArray[np.int32],
+        *,
+        deterministic: bool = False,
+    ) -> Array:
+        """Returns actions `[N, ...]` as the environment takes them.
 
-    def sample(self, observation: Array, key: npt.NDArray[np.int32]) -> Array:
-        """Draws actions `[N, ...]` with the random `key` `[2]`."""
-        return np.asarray(self._draw(tf.constant(key), self._tensors(observation)))
+        Args:
+          observation: `[N, ...]`, encoded for networks.
+          key: `[2]`, random.
+          deterministic: Whether to take the most probable actions; they are drawn
+            otherwise.
+        """
+        tensors = self._tensors(observation)
+        if deterministic:
+            return np.asarray(self._serve(**tensors)["action"])
+        return np.asarray(self._draw(tf.constant(key), tensors))
 
     def check_fits(self, environments: VectorEnvironment) -> None:
         """Raises a `UserError` unless the policy can play in `environments`."""

@@ -12,6 +12,8 @@ from acktr_tf.errors import UserError
 from acktr_tf.runs.files import make_manifest
 from acktr_tf.runs.loaded_policy import find_best, load_policy
 
+KEY = np.array([1, 2], np.int32)
+
 
 def test_a_loaded_policy_plays_as_the_policy(exported, policy):
     loaded = load_policy(exported)
@@ -20,11 +22,12 @@ def test_a_loaded_policy_plays_as_the_policy(exported, policy):
     assert loaded.document["mean"] is None
     batch = observations(policy, 200)
     np.testing.assert_array_equal(
-        loaded.greedy(batch), np.argmax(policy(batch)[0], axis=1)
+        loaded.predict(batch, KEY, deterministic=True),
+        np.argmax(policy(batch)[0], axis=1),
     )
     draws = []
     for key in ([3, 1], [3, 1], [3, 2]):
-        draws.append(loaded.sample(batch, np.array(key, np.int32)))
+        draws.append(loaded.predict(batch, np.array(key, np.int32)))
         np.testing.assert_array_equal(
             draws[-1], policy.act(batch, np.array(key, np.int32))[0]
         )

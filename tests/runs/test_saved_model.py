@@ -21,6 +21,7 @@ from acktr_tf.runs.loaded_policy import is_export, load_policy
 from acktr_tf.runs.saved_model import export_policy, replace_export
 
 PONG = configure(env="pong")
+KEY = np.array([1, 2], np.int32)
 
 
 # The SavedModel ---------------------------------------------------------------------
@@ -122,9 +123,10 @@ def test_actions_are_in_the_numbering_of_the_environment(tmp_path):
     drawn = loaded.signatures["sample"](observation=tf.constant(batch))["action"]
     assert set(drawn.numpy()) == {5, 6, 7}
     # To play with, observations may be of another float type.
-    np.testing.assert_array_equal(loaded.greedy(batch.astype(np.float64)), indices + 5)
-    key = np.array([1, 2], np.int32)
-    assert set(loaded.sample(batch.astype(np.float64), key)) == {5, 6, 7}
+    np.testing.assert_array_equal(
+        loaded.predict(batch.astype(np.float64), KEY, deterministic=True), indices + 5
+    )
+    assert set(loaded.predict(batch.astype(np.float64), KEY)) == {5, 6, 7}
     environments = environment_of(config, 2)
     loaded.check_fits(environments)
 
@@ -186,7 +188,9 @@ def test_an_observation_of_several_parts_is_as_many_inputs(tmp_path):
     # Loaded, it plays in environments that give the parts as one vector.
     loaded = load_policy(tmp_path / "model")
     assert set(loaded.input_names) == set(inputs)
-    np.testing.assert_array_equal(loaded.greedy(encoded), served["action"])
+    np.testing.assert_array_equal(
+        loaded.predict(encoded, KEY, deterministic=True), served["action"]
+    )
     scores = play(loaded, greedy=False, games=6, num_envs=2, seed=0, max_steps=9)
     assert len(scores.returns) == 6
 
@@ -222,9 +226,9 @@ def test_a_policy_of_continuous_actions_has_its_scales_within(tmp_path, bounds):
         served["mean_and_log_std"], parameters, rtol=1e-4, atol=1e-5
     )
     loaded = load_policy(tmp_path / "model")
-    drawn = loaded.sample(np.repeat(raw[:1], 2000, axis=0), np.array([1, 2], np.int32))
+    drawn = loaded.predict(np.repeat(raw[:1], 2000, axis=0), KEY)
     assert np.abs(drawn).max() <= 2.0
-    acted = policy.act(np.repeat(raw[:1], 2000, axis=0), np.array([1, 2], np.int32))
+    acted = policy.act(np.repeat(raw[:1], 2000, axis=0), KEY)
     np.testing.assert_allclose(drawn, acted.environment_action, rtol=1e-3, atol=1e-4)
 
 

@@ -14,15 +14,12 @@ from acktr_tf.suites import jobs
 TRAINER = """
 import fcntl, json, os, signal, sys, time
 from pathlib import Path
-from absl.flags import FlagValues
-from acktr_tf.cli.flags import define_settings, parse, read_config
+from acktr_tf.cli.flags import config_from
 
-values = FlagValues()
-define_settings(values)
-parse(values, sys.argv[1:])
-config = read_config(values)
-assert not config.progress_bar
-run_dir = Path(config.run_dir)
+config = config_from(sys.argv[1:])
+assert not config.run.progress_bar
+run_dir = Path(config.run.run_dir)
+env = config.environment.env
 run_dir.mkdir(parents=True, exist_ok=True)
 lock = os.open(run_dir, os.O_RDONLY)
 try:
@@ -34,23 +31,23 @@ signals = []
 for number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(number, lambda number, frame: signals.append(number))
 with open("calls.txt", "a") as calls:
-    calls.write(f"{config.env} {config.seed}\\n")
+    calls.write(f"{env} {config.run.seed}\\n")
 settings = {"settings": config.to_dict()}
 (run_dir / "config.json").write_text(json.dumps(settings))
-if config.env == "crash" and not Path("mended").exists():
+if env == "crash" and not Path("mended").exists():
     print("said on stdout")
     print("Traceback", "ValueError: boom", "", sep="\\n", file=sys.stderr)
     sys.exit(1)
-if config.env == "silent":
+if env == "silent":
     sys.exit(7)
-if config.env == "die":
+if env == "die":
     print("unwell")
     os.kill(os.getpid(), signal.SIGKILL)
 deadline = time.monotonic() + 120
-if config.env == "stubborn":
+if env == "stubborn":
     while not Path("mended").exists() and time.monotonic() < deadline:
         time.sleep(0.02)
-if config.env == "wait":
+if env == "wait":
     while not Path("mended").exists() and time.monotonic() < deadline:
         if signals:
             time.sleep(0.4)
@@ -58,19 +55,19 @@ if config.env == "wait":
             print("Saved.", file=sys.stderr)
             sys.exit(143)
         time.sleep(0.02)
-if config.env == "last update":
+if env == "last update":
     while not signals and time.monotonic() < deadline:
         time.sleep(0.02)
-if config.env == "threads":
+if env == "threads":
     names = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS")
     (run_dir / "threads").write_text(" ".join(os.environ[name] for name in names))
-if config.env == "rendezvous":
+if env == "rendezvous":
     with open("began.txt", "a") as began:
         began.write("x")
     while len(Path("began.txt").read_text()) < 2 and time.monotonic() < deadline:
         time.sleep(0.02)
 header = "step,episode_return,episode_length,seconds\\n"
-lines = [f"{10 * i},{config.seed + i},10,{i}\\n" for i in range(1, 4)]
+lines = [f"{10 * i},{config.run.seed + i},10,{i}\\n" for i in range(1, 4)]
 (run_dir / "episodes.csv").write_text(header + "".join(lines))
 (run_dir / "progress.csv").write_text("step,loss\\n32,0\\n")
 """

@@ -2,7 +2,6 @@
 
 import gymnasium
 import pytest
-from absl.flags import FlagValues
 
 from acktr_tf.cli import flag_files, flags
 from acktr_tf.errors import UserError
@@ -194,18 +193,14 @@ def test_the_package_s_suites_are_of_tasks_that_there_are(path):
     for algorithm in suite.algorithms.values():
         assert algorithm[0].startswith("--flagfile=")
         for task in suite.tasks.values():
-            values = FlagValues()
-            flags.define_settings(values)
-            flags.parse(values, [*algorithm, *suite.flags, *task])
-            assert [f"--env={flags.read_config(values).env}"] == task
+            config = flags.config_from([*algorithm, *suite.flags, *task])
+            assert [f"--env={config.environment.env}"] == task
 
 
 def test_the_mujoco_suite_is_that_of_the_paper():
     suite = read_suite(find_suite("mujoco8"))
-    values = FlagValues()
-    flags.define_settings(values)
-    flags.parse(values, [*suite.algorithms["ACKTR"], *suite.flags])
-    assert values.total_steps == 1_000_000
+    config = flags.config_from([*suite.algorithms["ACKTR"], *suite.flags])
+    assert config.run.total_steps == 1_000_000
     paper = [1000, 9375, -4.1, 3520, 2450, 450, 41.7, 1375]
     assert [high for _, high in suite.scores.values()] == paper
     assert [name.removesuffix("-v5") for name in suite.scores] == [
