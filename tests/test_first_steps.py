@@ -49,7 +49,7 @@ def test_the_program_plays_a_game(tmp_path, monkeypatch, capsys):
     observation, _ = environment.reset(seed=0)
     total, ended = 0.0, False
     while not ended:
-        action = int(np.argmax(policy.forward(observation[np.newaxis])[0]))
+        action = int(np.argmax(policy(observation[np.newaxis]).parameters))
         observation, reward, terminated, truncated, _ = environment.step(action)
         total, ended = total + float(reward), terminated or truncated
     assert capsys.readouterr().out == f"return {total}\n"

@@ -85,16 +85,6 @@ def test_a_full_disk_leaves_the_earlier_file_whole(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_file_is_replaced_in_one_go(tmp_path):
-    path = tmp_path / "file"
-    jobs.write_file(path, b"first")
-    with path.open("rb") as reader:
-        jobs.write_file(path, b"second")
-        # Who has it open goes on reading the whole of the earlier one.
-        assert reader.read() == b"first"
-    assert path.read_bytes() == b"second"
-
-
 # Processes --------------------------------------------------------------------------
 
 
