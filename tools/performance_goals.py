@@ -9,6 +9,8 @@ import curvature
 import numpy as np
 from pong_budget import GOAL
 
+from acktr_tf.runs import markdown
+
 Read = Callable[[str], Any]
 """Name of a file in docs/data → what is in it."""
 
@@ -53,15 +55,17 @@ def goals(read: Read) -> Iterator[Goal]:
 
 
 def table(read: Read) -> str:
-    """Them, in Markdown."""
-    rows = ["| | goal | measured | met |", "|---|---|---|---|"]
-    for goal in goals(read):
-        sign = "≥" if goal.at_least else "≤"
-        rows.append(
-            f"| {goal.what} | {sign} {goal.bar:.2f} | {goal.measured:.2f} | "
-            f"{'yes' if goal.met else '**no**'} |"
-        )
-    return "\n".join(rows)
+    """Returns the goals in Markdown."""
+    rows = [
+        [
+            goal.what,
+            f"{'≥' if goal.at_least else '≤'} {goal.bar:.2f}",
+            f"{goal.measured:.2f}",
+            "yes" if goal.met else "**no**",
+        ]
+        for goal in goals(read)
+    ]
+    return markdown.table(["", "goal", "measured", "met"], rows)
 
 
 def _of_runs(read: Read) -> Iterator[Goal]:
