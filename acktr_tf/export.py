@@ -3,6 +3,7 @@
 python -m acktr_tf.export --run_dir=runs/pong --model=models/pong --card
 """
 
+import dataclasses
 import gzip
 import json
 import shlex
@@ -16,9 +17,9 @@ from absl.flags import FlagValues
 from acktr_tf.backend import load_tensorflow
 from acktr_tf.cli.command import run_command
 from acktr_tf.cli.flags import define
-from acktr_tf.config.setting import Setting
+from acktr_tf.config.setting import Settings, group, setting
 from acktr_tf.errors import UserError
-from acktr_tf.evaluate import define_scoring_flags, play
+from acktr_tf.evaluate import ScoringSettings, play
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,7 +37,27 @@ SUMMARY = (
 WINDOW = 100
 """Games over which the learning curve is averaged."""
 
-_GROUP = "export"
+
+@dataclasses.dataclass(frozen=True)
+class ExportSettings(Settings):
+    """Flags of the command."""
+
+    heading = "Export"
+
+    run_dir: str | None = setting(None, "Directory of the run.", none="none")
+    model: str | None = setting(
+        None, "Directory to export to: models/pong.", none="none"
+    )
+    checkpoint: str | None = setting(
+        None, "A checkpoint of the run; auto takes the newest.", none="auto"
+    )
+    best: bool = setting(False, "The policy that scored best in the run's evaluations.")
+    card: bool = setting(
+        False,
+        "Score the policy, greedy and sampled, and add a card (README.md), the "
+        "learning curve, the episodes of the training and the scores.",
+    )
+    scoring: ScoringSettings = group(ScoringSettings(), heading="Scores of the card")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,40 +66,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
       argv: Command line without the program; None takes that of the process.
     """
-    return run_command(PROGRAM, SUMMARY, define_flags, export, argv)
+    return run_command(
+        PROGRAM, SUMMARY, lambda values, _: define_flags(values), export, argv
+    )
 
 
 def define_flags(values: FlagValues) -> None:
     """Defines the flags of the command."""
-    define(values, "run_dir", "", Setting(_GROUP, "Directory of the run."))
-    define(values, "model", "", Setting(_GROUP, "Directory to export to: models/pong."))
-    define(
-        values,
-        "checkpoint",
-        "",
-        Setting(_GROUP, "A checkpoint of the run instead of the newest."),
-    )
-    define(
-        values,
-        "best",
-        False,
-        Setting(_GROUP, "The policy that scored best in the run's evaluations."),
-    )
-    define(
-        values,
-        "card",
-        False,
-        Setting(
-            _GROUP,
-            "Score the policy, greedy and sampled, and add a card (README.md), the "
-            "learning curve, the episodes of the training and the scores.",
-        ),
-    )
-    define_scoring_flags(values, "scores of the card")
+    define(values, ExportSettings().entries())
 
 
 def export(values: FlagValues) -> int:
-    """Does what the flags say."""
+    """Exports the policy that the flags name."""
     for name in ("run_dir", "model"):
         if not values[name].value:
             raise UserError(f"--{name} must be given: --{name}=<directory>.")
@@ -122,7 +121,7 @@ def export(values: FlagValues) -> int:
 def _source(
     run_dir: Path, values: FlagValues, training: "Training"
 ) -> tuple[Path, Callable[[Path], None]]:
-    """Where the policy comes from, and what writes it as a SavedModel."""
+    """Returns where the policy comes from, and a function that writes it."""
     from acktr_tf.runs import checkpoints, saved_model
     from acktr_tf.runs import directory as run_directory
 
@@ -153,15 +152,15 @@ def _source(
 
 # What is known of the training ------------------------------------------------------
 class Training(NamedTuple):
-    """What a run directory says of the training.
+    """Training of a policy, as its run directory records it.
 
     Attributes:
       run_dir: The run directory.
-      command: What started the run, without its `--run_dir`.
-      versions: Of Python and packages, when the run started.
+      command: Command that started the run, without its `--run_dir`.
+      versions: Versions of Python and packages when the run started.
       steps: `[E]`, agent steps of the run when each episode ended.
-      returns: `[E]`, its raw return.
-      wall_times: `[E]`, in seconds, of the run then.
+      returns: `[E]`, raw return of each episode.
+      wall_times: `[E]`, seconds of the run when each episode ended.
     """
 
     run_dir: Path
@@ -210,18 +209,18 @@ def write_card(
     scores: "Mapping[str, Scores]",
     seed: int,
 ) -> None:
-    """Adds the card and what it refers to to an exported policy.
+    """Adds the card, and the files that it refers to, to an exported policy.
 
     Args:
       directory: The export.
       model: What the export will be called.
       policy: The policy in it.
-      training: What is known of its training.
+      training: Its training.
       scores: `greedy` and `sampled`.
       seed: Seed of the scores.
     """
     document = {
-        "env": policy.config.env,
+        "env": policy.config.environment.env,
         "seed": seed,
         **{actions: score.to_dict() for actions, score in scores.items()},
     }
@@ -239,19 +238,19 @@ def card(
     scores: "Mapping[str, Scores]",
     seed: int,
 ) -> str:
-    """The card of an exported policy, in Markdown; see `write_card`."""
+    """Returns the card of an exported policy, in Markdown; see `write_card`."""
     from acktr_tf.spaces.observations import OBSERVATION
 
-    config = policy.config
+    env, run = policy.config.environment.env, policy.config.run
     games = len(training.steps)
     if policy.step is not None:
         # Those of the training that made this policy; the run may have gone on.
         games = int((training.steps <= policy.step).sum())
     last = training.returns[:games][-WINDOW:]
     facts = {
-        "environment": f"`{config.env}`",
-        "algorithm": config.algorithm.upper(),
-        "training seed": config.seed,
+        "environment": f"`{env}`",
+        "algorithm": run.algorithm.upper(),
+        "training seed": run.seed,
         "agent steps": "unknown" if policy.step is None else f"{policy.step:,}",
     }
     if len(last):
@@ -282,7 +281,7 @@ def card(
         names = ", ".join(f"`{name}`" for name in policy.input_names)
         inputs, parts = "**observations", f", a dictionary of {names}"
     sections = [
-        f"# {model.name}: {config.algorithm.upper()} on {config.env}",
+        f"# {model.name}: {run.algorithm.upper()} on {env}",
         "A policy trained with acktr_tf. Written by "
         "`python -m acktr_tf.export --card`, which computed every number here.",
         _rows(["", ""], [[name, str(value)] for name, value in facts.items()]),
@@ -332,8 +331,8 @@ def plot_learning_curve(path: Path, policy: "LoadedPolicy", training: Training) 
     axes.plot(steps[window - 1 :], means, label=f"mean of {window} games")
     if policy.step is not None:
         axes.axvline(policy.step, color="0.5", linestyle=":", label="this policy")
-    config = policy.config
-    axes.set_title(f"{config.algorithm.upper()} on {config.env}, seed {config.seed}")
+    env, run = policy.config.environment.env, policy.config.run
+    axes.set_title(f"{run.algorithm.upper()} on {env}, seed {run.seed}")
     axes.set_xlabel("agent steps")
     axes.set_ylabel("raw return")
     axes.legend()
@@ -354,7 +353,7 @@ def _compress_episodes(run_dir: Path, directory: Path) -> None:
 
 
 def _rows(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown."""
+    """Returns a table in Markdown."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 

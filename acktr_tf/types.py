@@ -1,10 +1,12 @@
-"""What crosses the borders between files: rollouts, batches, finished episodes."""
+"""Types that cross the borders between files: rollouts, steps, finished episodes."""
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+
+Array: TypeAlias = npt.NDArray[Any]
 
 Metrics = Mapping[str, float]
 """Scalars of one update, by the names in `acktr_tf.runs.logs.SCALARS`."""
