@@ -12,7 +12,7 @@ from problems import arrays, make, random_batch
 from acktr_tf.algorithms import ACKTR, SeparateACKTR, make_algorithm
 from acktr_tf.algorithms.critics import make_critic
 from acktr_tf.algorithms.losses import sampled_action_log_likelihood
-from acktr_tf.config.config import Config
+from acktr_tf.config import Config, configure
 from acktr_tf.errors import UserError
 from acktr_tf.kfac import KFAC, CurvatureTape
 from acktr_tf.policies.actor_critic import ActorCritic
@@ -21,7 +21,7 @@ KEY = tf.constant([1, 2])
 
 
 def tiny(**settings: Any) -> Config:
-    return Config(
+    return configure(
         **{
             "num_envs": 4,
             "unroll_length": 8,
@@ -282,9 +282,9 @@ def test_the_critics_learning_rate_ends_with_the_run() -> None:
 def test_the_adapted_learning_rate_gives_the_kl_asked_for() -> None:
     target = 2e-3
     config = tiny(
-        kl_target=target,
-        kl_target_schedule="constant",
-        kl_adaptation="learning_rate",
+        target_kl=target,
+        target_kl_schedule="constant",
+        target_kl_adapts="learning_rate",
         learning_rate=1e-4,
         kl_radius=10.0,
         momentum=0.0,
@@ -305,8 +305,8 @@ def test_a_schedule_and_an_adapted_learning_rate_exclude_each_other() -> None:
     with pytest.raises(UserError, match="needs learning_rate_schedule=constant"):
         make(
             tiny(
-                kl_target=0.01,
-                kl_adaptation="learning_rate",
+                target_kl=0.01,
+                target_kl_adapts="learning_rate",
                 learning_rate_schedule="linear",
             )
         )

@@ -14,7 +14,7 @@ import pytest
 import tensorflow as tf
 
 from acktr_tf.algorithms import Algorithm
-from acktr_tf.config.config import Config
+from acktr_tf.config import Config, configure
 from acktr_tf.environments.gym import GymEnvironment
 from acktr_tf.errors import RunError, UserError
 from acktr_tf.runs import checkpoints
@@ -41,7 +41,7 @@ def tiny(run_dir: Path, **changes) -> Config:
         "progress_bar": False,
         "checkpoint_seconds": 1000.0,
     }
-    return Config(**{**settings, **changes})
+    return configure(**{**settings, **changes})
 
 
 def stop_after(monkeypatch, updates: int) -> None:
