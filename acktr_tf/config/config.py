@@ -115,7 +115,12 @@ def entries(algorithm: str) -> dict[str, Entry]:
     shared = [cls.from_paths(settings.defaults) for cls in _SHARED]
     *before, run = shared
     groups = [*before, settings(), run]
-    return {entry.path: entry for group in groups for entry in group.entries()}
+    found = {entry.path: entry for group in groups for entry in group.entries()}
+    for path in settings.defaults:
+        about = found[path].setting
+        source = dataclasses.replace(about, source=settings.defaults_source)
+        found[path] = found[path]._replace(setting=source)
+    return found
 
 
 def unknown_setting(path: str, algorithm: str, known: list[str], dash: str = "") -> str:

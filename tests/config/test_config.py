@@ -208,7 +208,10 @@ def test_an_algorithm_may_have_other_defaults_of_shared_settings():
     assert config.returns.gae_lambda == 1.0
     assert (configure().environment.num_envs, configure().run.unroll_length) == (32, 20)
     for path, value in A2CSettings.defaults.items():
-        assert entries("a2c")[path].default == value
+        entry = entries("a2c")[path]
+        assert entry.default == value
+        assert entry.setting.source == A2CSettings.defaults_source
+        assert entries("acktr")[path].setting.source != entry.setting.source
     assert configure(algorithm="a2c", num_envs=3).environment.num_envs == 3
 
 
