@@ -241,7 +241,7 @@ def _changes(job: Job, config: Config) -> list[str]:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
         recorded = document["settings"]
-        return differences(Config.from_dict(recorded), config)
+        return differences(Config.from_dict(dict(recorded)), config)
     except FileNotFoundError:
         outcome = read_outcome(job.directory)
         if outcome is None or outcome.status != FINISHED:

@@ -1,4 +1,4 @@
-"""Types that cross the borders between files: rollouts, steps, finished episodes."""
+"""What crosses the borders between files: rollouts, batches, finished episodes."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeAlias

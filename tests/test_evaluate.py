@@ -9,13 +9,13 @@ import pytest
 from runs.test_directory import save_policy
 
 from acktr_tf import evaluate
-from acktr_tf.config import configure
+from acktr_tf.config.config import Config
 from acktr_tf.runs import directory as run_directory
 from acktr_tf.runs.saved_model import export_policy
 from acktr_tf.training.scoring import EVALUATION, game_seed, score_policy
 
-CARTPOLE = configure(env="CartPole-v1", num_envs=2, hidden_size=8)
-BREAKOUT = configure(env="breakout", env_threads=1)
+CARTPOLE = Config(env="CartPole-v1", num_envs=2, hidden_size=8)
+BREAKOUT = Config(env="breakout", env_threads=1)
 
 
 @pytest.fixture(scope="module")

@@ -13,12 +13,12 @@ from runs.test_directory import save_policy
 from runs.test_saved_model import contents
 
 from acktr_tf import evaluate, export
-from acktr_tf.config import configure
+from acktr_tf.config.config import Config
 from acktr_tf.runs import directory as run_directory
 from acktr_tf.runs.saved_model import export_policy, load_policy
 from acktr_tf.training import scoring
 
-CONFIG = configure(env="CartPole-v1", num_envs=2, hidden_size=8, seed=4)
+CONFIG = Config(env="CartPole-v1", num_envs=2, hidden_size=8, seed=4)
 COMMAND = ["python", "-m", "acktr_tf.launch", "--seed=4", "--run_dir=my run"]
 
 

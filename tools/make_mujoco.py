@@ -28,7 +28,7 @@ sys.path.insert(0, str(DOCS.parent / "benchmarks"))
 import kl_by_age
 
 from acktr_tf.cli.flags import config_from
-from acktr_tf.config.config import Config
+from acktr_tf.config import entries
 from acktr_tf.suites.report import mean_over_seeds
 
 DATA = DOCS / "data" / "mujoco"
@@ -126,11 +126,12 @@ def tried_table(tried: list[dict[str, str]]) -> str:
 
 
 def difference(settings: dict[str, object]) -> str:
-    """In what the settings of a run differ from mujoco.flags, as flags."""
+    """Returns the settings in which a run differs from mujoco.flags, as flags."""
     parts = []
+    defaults = entries("acktr")
     for name, value in config_from([f"--flagfile={FLAGS}"]).to_dict().items():
         # What a setting that came later does by default is what was done before.
-        found = settings.get(name, getattr(Config, name))
+        found = settings.get(name, defaults[name].default)
         if name not in NOT_TRIED and found != value:
             parts.append(f"`{name}={found}`")
     return " ".join(parts)

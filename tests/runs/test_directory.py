@@ -6,14 +6,14 @@ import os
 import numpy as np
 import pytest
 
-from acktr_tf.config import configure
+from acktr_tf.config.config import Config
 from acktr_tf.environments import make_vector_env
 from acktr_tf.errors import RunError, UserError
 from acktr_tf.policies.actor_critic import ActorCritic
 from acktr_tf.runs import checkpoints
 from acktr_tf.runs import directory as run_directory
 
-CONFIG = configure(env="CartPole-v1", num_envs=2, seed=3, hidden_size=8)
+CONFIG = Config(env="CartPole-v1", num_envs=2, seed=3, hidden_size=8)
 COMMAND = ["python", "-m", "acktr_tf.launch", "--seed=3"]
 
 
@@ -29,7 +29,7 @@ def save_policy(run_dir, config, step, seed=None):
     """A checkpoint of a new policy; returns the policy."""
     environments = make_vector_env(config, num_envs=1)
     policy = ActorCritic(
-        config.replace(seed=step if seed is None else seed),
+        dataclasses.replace(config, seed=step if seed is None else seed),
         environments.observation_space,
         environments.action_space,
     )
@@ -118,7 +118,7 @@ def test_a_failed_write_leaves_the_earlier_file(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(RunError, match="No space left"):
-        run_directory.write_config(tmp_path, configure(), COMMAND)
+        run_directory.write_config(tmp_path, Config(), COMMAND)
     assert contents(tmp_path) == before
 
 
@@ -139,7 +139,7 @@ def test_a_new_directory_is_opened(make, tmp_path):
 def test_a_run_is_opened_again_and_its_config_stays(tmp_path):
     with run_directory.opened(tmp_path, CONFIG, COMMAND):
         before = contents(tmp_path)
-    again = CONFIG.replace(checkpoints_kept=5, run_dir="elsewhere")
+    again = dataclasses.replace(CONFIG, checkpoints_kept=5, run_dir="elsewhere")
     run_directory.check(tmp_path, again)
     with run_directory.opened(tmp_path, again, ["another"]):
         pass
@@ -150,7 +150,7 @@ def test_other_settings_are_refused_by_name(tmp_path):
     with run_directory.opened(tmp_path, CONFIG, COMMAND):
         pass
     before = contents(tmp_path)
-    other = CONFIG.replace(seed=4, damping=0.5)
+    other = dataclasses.replace(CONFIG, seed=4, damping=0.5)
     with pytest.raises(UserError, match=r"damping: .* now 0\.5; seed: .* 3, now 4"):
         run_directory.check(tmp_path, other)
     assert contents(tmp_path) == before

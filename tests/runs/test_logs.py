@@ -36,7 +36,7 @@ from acktr_tf.runs.logs import SCALARS, ProgressBar, RunLog
 from acktr_tf.types import Episode
 
 REPOSITORY = Path(__file__).parents[2]
-CONFIG = configure(env="CartPole-v1", num_envs=2, seed=3)
+CONFIG = Config(env="CartPole-v1", num_envs=2, seed=3)
 VALUES = {name: index + 0.5 for index, name in enumerate(SCALARS)}
 
 
@@ -280,10 +280,10 @@ def test_killed_while_writing(tmp_path: Path) -> None:
     program = """
 import itertools, json, sys
 from pathlib import Path
-from acktr_tf.config import configure
+from acktr_tf.config.config import Config
 from acktr_tf.runs.logs import RunLog
 from acktr_tf.types import Episode
-log = RunLog(Path(sys.argv[1]), configure(), None)
+log = RunLog(Path(sys.argv[1]), Config(), None)
 for step in itertools.count(1):
     log.episode(step, Episode(1.5, step), step / 7)
     log.scalars(step, {"exact_kl": 1 / step})

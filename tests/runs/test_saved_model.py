@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from acktr_tf.config import configure
+from acktr_tf.config.config import Config
 from acktr_tf.environments import make_vector_env
 from acktr_tf.errors import RunError, UserError
 from acktr_tf.evaluate import play
@@ -22,8 +22,8 @@ from acktr_tf.runs.saved_model import (
     replace_export,
 )
 
-CARTPOLE = configure(env="CartPole-v1", hidden_size=8)
-PONG = configure(env="pong")
+CARTPOLE = Config(env="CartPole-v1", hidden_size=8)
+PONG = Config(env="pong")
 
 
 class Numbered(gymnasium.Env):
@@ -184,7 +184,7 @@ def test_sample_draws_anew_in_each_call_and_each_process(policy, tmp_path):
 
 
 def test_actions_are_in_the_numbering_of_the_environment(tmp_path):
-    config = configure(env="Numbered-v0", hidden_size=8)
+    config = Config(env="Numbered-v0", hidden_size=8)
     policy = make_policy(config)
     export_policy(policy, config, tmp_path / "model", {})
     batch = observations(policy, 50)
@@ -237,7 +237,7 @@ if "Robot-v0" not in gymnasium.registry:
 
 
 def test_an_observation_of_several_parts_is_as_many_inputs(tmp_path):
-    config = configure(env="Robot-v0", hidden_size=8, normalize_observations=True)
+    config = Config(env="Robot-v0", hidden_size=8, normalize_observations=True)
     policy = make_policy(config)
     policy.normalize(np.linspace(-1, 1, 9), np.linspace(1, 2, 9))
     export_policy(policy, config, tmp_path / "model", {})
@@ -267,7 +267,7 @@ def test_an_observation_of_several_parts_is_as_many_inputs(tmp_path):
 
 @pytest.mark.parametrize("bounds", ["clip", "squash"])
 def test_a_policy_of_continuous_actions_has_its_scales_within(tmp_path, bounds):
-    config = configure(
+    config = Config(
         env="Pendulum-v1",
         hidden_size=8,
         normalize_observations=True,
@@ -348,7 +348,7 @@ def test_a_loaded_policy_plays_as_the_policy(exported, policy):
 
 @pytest.mark.parametrize("env", ["Acrobot-v1", "Numbered-v0", "pong"])
 def test_another_environment_must_fit(env, exported):
-    environments = make_vector_env(configure(env=env), num_envs=1)
+    environments = make_vector_env(Config(env=env), num_envs=1)
     with pytest.raises(UserError, match=f"CartPole-v1, cannot play {env}: its obs"):
         load_policy(exported).check_fits(environments)
     environments.close()
@@ -433,7 +433,7 @@ def test_a_savedmodel_that_tensorflow_refuses_is_one_message(model):
 def test_a_model_that_does_not_give_the_policys_outputs_is_not_exported(
     policy, tmp_path, monkeypatch
 ):
-    other = make_policy(configure(env="CartPole-v1", hidden_size=8, seed=1))
+    other = make_policy(Config(env="CartPole-v1", hidden_size=8, seed=1))
     export_policy(other, CARTPOLE, tmp_path / "other", {})
     wrong = tf.saved_model.load(str(tmp_path / "other"))
     before = contents(tmp_path)
@@ -499,7 +499,7 @@ class Grid(gymnasium.Env):
 @pytest.mark.parametrize("normalize", [True, False])
 def test_integers_are_served_as_they_are_learnt_from(tmp_path, normalize):
     gymnasium.register("Grid-v0", Grid, disable_env_checker=True)
-    config = configure(env="Grid-v0", hidden_size=8, normalize_observations=normalize)
+    config = Config(env="Grid-v0", hidden_size=8, normalize_observations=normalize)
     policy = make_policy(config)
     if normalize:
         policy.normalize([4.0, 5.0], [2.0, 3.0])
