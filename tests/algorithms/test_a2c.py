@@ -277,7 +277,7 @@ LEARNING = {
     "acktr": {
         "learning_rate": 0.25,
         "kl_radius": 0.02,
-        "kl_target": 0.0,  # The radius is the test's own.
+        "target_kl": None,  # The radius is the test's own.
         "curvature_fraction": 1.0,
     },
 }

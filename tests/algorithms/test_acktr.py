@@ -11,8 +11,8 @@ from problems import arrays, make, random_batch
 
 from acktr_tf.algorithms import ACKTR
 from acktr_tf.algorithms.losses import actor_critic_loss, sampled_log_likelihood
-from acktr_tf.config import config as config_module
 from acktr_tf.config import Config, configure
+from acktr_tf.config import config as config_module
 from acktr_tf.kfac import KFAC, CurvatureTape, factors
 from acktr_tf.kfac import optimizer as kfac_optimizer
 from acktr_tf.policies.actor_critic import ActorCritic
@@ -27,8 +27,8 @@ def tiny(**settings: Any) -> Config:
             "total_steps": 32 * 100,
             "seed": 3,
             "kl_radius": 0.01,
-            "kl_target": 0.0,
-            "kl_target_schedule": "constant",
+            "target_kl": None,
+            "target_kl_schedule": "constant",
             "damping": 0.0002,
             "curvature_fraction": 1.0,
             **settings,
@@ -48,14 +48,14 @@ def test_settings_reach_the_optimizer() -> None:
     config = tiny(
         learning_rate=0.125,
         learning_rate_schedule="constant",
-        trust_region="applied",
+        bound="update",
         momentum=0.5,
         damping=0.03,
         factor_decay=0.75,
         factor_update_period=2,
         inverse_update_period=4,
-        conv_positions="correlated",
-        patch_period=3,
+        spatial_correlation="full",
+        patch_stride=3,
     )
     _, algorithm = make(config)
     assert isinstance(algorithm, ACKTR)

@@ -29,11 +29,11 @@ def tiny(**settings: Any) -> Config:
             "total_steps": 32 * 100,
             "seed": 3,
             "critic": "separate",
-            "critic_updates": 3,
+            "critic.updates": 3,
             "value_activation": "elu",
             "learning_rate_schedule": "constant",
             "kl_radius": 0.01,
-            "kl_target": 0.0,
+            "target_kl": None,
             "damping": 0.002,
             "curvature_fraction": 1.0,
             "inverse_update_period": 2,
@@ -170,8 +170,8 @@ def test_the_critics_curvature_is_gauss_newton() -> None:
     observation = tf.constant([[0.3, -1.2, 0.7, 2.0]])
     target = tf.constant([1.5])
     for norm in ["gauss_newton", "adaptive_gauss_newton"]:
-        policy, _ = make(tiny(critic_norm=norm))
-        critic = make_critic(tiny(critic_norm=norm, critic_updates=1), policy)
+        policy, _ = make(tiny(**{"critic.norm": norm}))
+        critic = make_critic(tiny(**{"critic.norm": norm, "critic.updates": 1}), policy)
         weights = policy.value_network.trainable_variables
         with tf.GradientTape() as tape:
             value = policy.value_network(observation)[0, 0]
@@ -195,7 +195,9 @@ def test_the_critics_curvature_is_gauss_newton() -> None:
 
 @pytest.mark.parametrize("norm", ["gauss_newton", "adaptive_gauss_newton", "euclidean"])
 def test_every_norm_learns_the_targets(norm: str) -> None:
-    config = tiny(critic_norm=norm, critic_updates=20, critic_learning_rate=0.05)
+    config = tiny(
+        **{"critic.norm": norm, "critic.updates": 20, "critic.learning_rate": 0.05}
+    )
     policy, _ = make(config)
     critic = make_critic(config, policy)
     random = np.random.default_rng(0)
@@ -222,7 +224,7 @@ def test_the_critics_curvature_is_of_a_share_of_the_rows(
     observation = tf.constant(np.random.default_rng(0).normal(size=(32, 4)), tf.float32)
     found = []
     for key in ([1, 2], [3, 4]):
-        config = tiny(curvature_fraction=fraction, critic_updates=1)
+        config = tiny(curvature_fraction=fraction, **{"critic.updates": 1})
         critic = make_critic(config, make(config)[0])
         critic.update(observation, tf.ones(32), tf.constant(key))
         assert isinstance(critic.optimizer, KFAC)
@@ -233,10 +235,12 @@ def test_the_critics_curvature_is_of_a_share_of_the_rows(
 def test_a_critics_step_stays_in_its_radius() -> None:
     """½ mean (V_new − V_old)² is what the radius bounds, where the blocks are exact."""
     config = tiny(
-        critic_updates=1,
-        critic_learning_rate=100.0,
-        critic_kl_radius=1e-4,
-        critic_damping=1e-6,
+        **{
+            "critic.updates": 1,
+            "critic.learning_rate": 100.0,
+            "critic.kl_radius": 1e-4,
+            "critic.damping": 1e-6,
+        },
     )
     policy, _ = make(config)
     critic = make_critic(config, policy)

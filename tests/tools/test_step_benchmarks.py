@@ -27,7 +27,7 @@ def run_dir(tmp_path_factory):
         entropy_cost_schedule="constant",
         normalize_observations=True,
         normalize_rewards=True,
-        evaluation_period=0,
+        evaluation_period=None,
         progress_bar=False,
         run_dir=str(directory),
     )

@@ -128,7 +128,7 @@ CONTINUOUS = {
     "normalize_observations": True,
     "normalize_rewards": True,
     "critic": "separate",
-    "critic_updates": 2,
+    "critic.updates": 2,
 }
 
 
@@ -464,7 +464,11 @@ def launch(run_dir: Path, *flags: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [
             *(sys.executable, "-m", "acktr_tf.launch", "--flagfile=cartpole.flags"),
-            *("--deterministic", "--evaluation_period=0", "--checkpoint_seconds=0.2"),
+            *(
+                "--deterministic",
+                "--evaluation_period=none",
+                "--checkpoint_seconds=0.2",
+            ),
             *("--env_threads=1", f"--run_dir={run_dir}", *flags),
         ],
         stdout=subprocess.PIPE,
