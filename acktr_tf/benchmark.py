@@ -3,6 +3,7 @@
 python -m acktr_tf.benchmark --suite=mujoco8 --seeds=5 --jobs=2
 """
 
+import dataclasses
 import json
 import shlex
 import sys
@@ -12,10 +13,8 @@ from pathlib import Path
 from absl.flags import FlagValues
 
 from acktr_tf.cli.command import run_command
-from acktr_tf.cli.flag_files import presets
 from acktr_tf.cli.flags import config_from, define
-from acktr_tf.config.config import Config, differences, settings
-from acktr_tf.config.setting import Setting
+from acktr_tf.config import Config, Settings, differences, setting
 from acktr_tf.errors import UserError
 from acktr_tf.runs.locks import exclusive_lock
 from acktr_tf.suites.jobs import (
@@ -38,9 +37,42 @@ SUMMARY = (
     "stopped, continues it."
 )
 
-_GROUP = "benchmark"
 _LARGEST_SEED = 2**31 - 1
 _CONFIG_FILE = "config.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class BenchmarkSettings(Settings):
+    """Flags of the command."""
+
+    heading = "Benchmark"
+
+    suite: str | None = setting(
+        None,
+        f"Suite file, looked up like a flag file; {SUFFIX} may be left out.",
+        none="none",
+    )
+    seeds: int = setting(5, "Seeds of each task and algorithm.", low=1)
+    first_seed: int = setting(0, "The first of them.", low=0, high=_LARGEST_SEED)
+    jobs: int | None = setting(
+        None,
+        "Runs at the same time, which share the cores; auto takes as many as there "
+        "are cores.",
+        low=1,
+        none="auto",
+    )
+    directory: str | None = setting(
+        None,
+        "Directory that everything is kept in; auto takes runs/benchmark-<suite>.",
+        none="auto",
+    )
+    games: int = setting(
+        100,
+        "Whole games of the evaluation of each final policy; 0 for no evaluation.",
+        unit="games",
+        low=0,
+    )
+    report: bool = setting(False, "Run nothing; write the report from what is there.")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -56,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_command(
         PROGRAM,
         SUMMARY,
-        define_flags,
+        lambda values, _: define_flags(values),
         lambda values: benchmark(values, command),
         arguments,
     )
@@ -64,68 +96,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def define_flags(values: FlagValues) -> None:
     """Defines the flags of the command."""
-    known = ", ".join(path.name.removesuffix(SUFFIX) for path in presets(SUFFIX))
-    define(
-        values,
-        "suite",
-        "",
-        Setting(
-            _GROUP,
-            f"Suite file, looked up like a flag file; {SUFFIX} may be left out. The "
-            f"package has {known or 'none'}.",
-        ),
-    )
-    define(
-        values, "seeds", 5, Setting(_GROUP, "Seeds of each task and algorithm.", low=1)
-    )
-    define(
-        values,
-        "first_seed",
-        0,
-        Setting(_GROUP, "The first of them.", low=0, high=_LARGEST_SEED),
-    )
-    define(
-        values,
-        "jobs",
-        0,
-        Setting(
-            _GROUP,
-            "Runs at the same time, which share the cores; 0 for as many as there are "
-            "cores.",
-            low=0,
-        ),
-    )
-    define(
-        values,
-        "directory",
-        "",
-        Setting(_GROUP, "Where all is kept; empty takes runs/benchmark-<suite>."),
-    )
-    define(
-        values,
-        "games",
-        100,
-        Setting(
-            _GROUP,
-            "Whole games of the evaluation of each final policy; 0 for none.",
-            unit="games",
-            low=0,
-        ),
-    )
-    define(
-        values,
-        "report",
-        False,
-        Setting(_GROUP, "Run nothing; write the report from what is there."),
-    )
+    define(values, BenchmarkSettings().entries())
 
 
 def benchmark(values: FlagValues, command: str) -> int:
-    """Does what the flags say.
+    """Runs or continues the benchmark that the flags name, and writes its report.
 
     Args:
       values: The flags.
-      command: What the user typed.
+      command: Command line that the user typed.
     """
     if not values.suite:
         raise UserError("--suite must be given: --suite=<name or file>.")
@@ -194,7 +173,7 @@ def _run(
 
 # The runs ---------------------------------------------------------------------------
 def make_jobs(suite: Suite, directory: Path, seeds: Iterable[int]) -> list[Job]:
-    """The runs of a benchmark in the order in which they are started.
+    """Returns the runs of a benchmark in the order in which they are started.
 
     All tasks and algorithms come with one seed before they come with the next, so that
     a benchmark that is stopped is fair to all.
@@ -215,7 +194,7 @@ def make_jobs(suite: Suite, directory: Path, seeds: Iterable[int]) -> list[Job]:
 
 
 def all_jobs(suite: Suite, directory: Path, seeds: Iterable[int]) -> list[Job]:
-    """The runs with `seeds`, and those with other seeds that the directory has."""
+    """Returns the runs with `seeds` and those of other seeds in the directory."""
     jobs = make_jobs(suite, directory, seeds)
     given = {job.seed for job in jobs}
     for job in make_jobs(suite, directory, [0]):
@@ -256,14 +235,12 @@ def check_settings(jobs: Iterable[Job]) -> None:
 
 
 def _changes(job: Job, config: Config) -> list[str]:
-    """In what a run differs from what its job asks for."""
+    """Returns the differences between a run and its job."""
     path = job.run_dir / _CONFIG_FILE
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
         recorded = document["settings"]
-        known = {name: recorded[name] for name in settings() if name in recorded}
-        # Of a setting that has gone since, nothing can be said.
-        return differences(Config.from_dict(known), config)
+        return differences(Config.from_dict(dict(recorded)), config)
     except FileNotFoundError:
         outcome = read_outcome(job.directory)
         if outcome is None or outcome.status != FINISHED:
@@ -274,7 +251,7 @@ def _changes(job: Job, config: Config) -> list[str]:
 
 
 def _changed_flags(job: Job, outcome: Outcome) -> list[str]:
-    """In what the command of a finished run differs, where its settings are lost."""
+    """Returns the flags in which a finished run without its settings differs."""
     own = ("--seed=", "--run_dir=", "--noprogress_bar")
     before = [flag for flag in outcome.command[3:] if not flag.startswith(own)]
     gone = [f"started with {flag}" for flag in before if flag not in job.flags]

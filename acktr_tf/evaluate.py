@@ -18,7 +18,7 @@ from absl.flags import FlagValues
 from acktr_tf.backend import load_tensorflow
 from acktr_tf.cli.command import run_command
 from acktr_tf.cli.flags import define
-from acktr_tf.config.setting import Setting
+from acktr_tf.config.setting import Settings, group, setting
 from acktr_tf.errors import UserError
 from acktr_tf.runs.film import check_video, filming
 
@@ -32,8 +32,58 @@ SUMMARY = (
     "that of a run (its export, or the newest checkpoint while there is none)."
 )
 
-_GROUP = "evaluation"
 _LARGEST_SEED = 2**31 - 1
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoringSettings(Settings):
+    """Flags of every command that plays games."""
+
+    games: int = setting(100, "Whole games to score.", unit="games", low=1)
+    num_envs: int = setting(
+        8,
+        "Environments stepped together, at most --games; they change the draws, not "
+        "the games.",
+        low=1,
+    )
+    seed: int = setting(
+        0, "Decides the games and the draws.", low=0, high=_LARGEST_SEED
+    )
+    max_steps: int = setting(
+        100_000,
+        "A game that has not ended by then is an error.",
+        unit="agent steps",
+        low=1,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationSettings(Settings):
+    """Flags of the command."""
+
+    heading = "Evaluation"
+
+    model: str | None = setting(
+        None, "Directory of an exported policy: models/pong.", none="none"
+    )
+    run_dir: str | None = setting(None, "Directory of a run.", none="none")
+    best: bool = setting(
+        False, "With --run_dir: the policy that scored best in the run's evaluations."
+    )
+    scoring: ScoringSettings = group(ScoringSettings())
+    greedy: bool = setting(
+        False,
+        "Take the most probable action; actions are drawn otherwise, as in training.",
+    )
+    env: str | None = setting(
+        None,
+        "Another environment than the policy was trained on; auto takes that one.",
+        none="auto",
+    )
+    video: str | None = setting(
+        None, "Film the first game: a file ending in .mp4 or .gif.", none="none"
+    )
+    json: bool = setting(False, "Print the scores as JSON, game by game.")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -42,102 +92,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
       argv: Command line without the program; None takes that of the process.
     """
-    return run_command(PROGRAM, SUMMARY, define_flags, evaluate, argv)
+    return run_command(
+        PROGRAM, SUMMARY, lambda values, _: define_flags(values), evaluate, argv
+    )
 
 
 def define_flags(values: FlagValues) -> None:
     """Defines the flags of the command."""
-    define(
-        values,
-        "model",
-        "",
-        Setting(_GROUP, "Directory of an exported policy: models/pong."),
-    )
-    define(values, "run_dir", "", Setting(_GROUP, "Directory of a run."))
-    define(
-        values,
-        "best",
-        False,
-        Setting(
-            _GROUP,
-            "With --run_dir: the policy that scored best in the run's evaluations.",
-        ),
-    )
-    define_scoring_flags(values, _GROUP)
-    define(
-        values,
-        "greedy",
-        False,
-        Setting(
-            _GROUP,
-            "Take the most probable action; actions are drawn otherwise, as in "
-            "training.",
-        ),
-    )
-    define(
-        values,
-        "env",
-        "",
-        Setting(_GROUP, "Another environment than the policy was trained on."),
-    )
-    define(
-        values,
-        "video",
-        "",
-        Setting(_GROUP, "Film the first game: a file ending in .mp4 or .gif."),
-    )
-    define(
-        values,
-        "json",
-        False,
-        Setting(_GROUP, "Print the scores as JSON, game by game."),
-    )
-
-
-def define_scoring_flags(values: FlagValues, group: str) -> None:
-    """Defines the flags of whatever plays games."""
-    define(
-        values,
-        "games",
-        100,
-        Setting(group, "Whole games to score.", unit="games", low=1),
-    )
-    define(
-        values,
-        "num_envs",
-        8,
-        Setting(
-            group,
-            "Environments stepped together, at most --games; they change the draws, "
-            "not the games.",
-            low=1,
-        ),
-    )
-    define(
-        values,
-        "seed",
-        0,
-        Setting(group, "Decides the games and the draws.", low=0, high=_LARGEST_SEED),
-    )
-    define(
-        values,
-        "max_steps",
-        100_000,
-        Setting(
-            group,
-            "A game that has not ended by then is an error.",
-            unit="agent steps",
-            low=1,
-        ),
-    )
+    define(values, EvaluationSettings().entries())
 
 
 def evaluate(values: FlagValues) -> int:
-    """Does what the flags say."""
+    """Scores the policy that the flags name, and prints the scores."""
     if bool(values.model) == bool(values.run_dir):
         raise UserError(
             "Give either --model=<exported policy> or --run_dir=<run>. "
-            f"Received: --model={values.model} --run_dir={values.run_dir}"
+            f"Received: --model={values.model or 'none'} "
+            f"--run_dir={values.run_dir or 'none'}"
         )
     if values.best and values.model:
         raise UserError("--best goes with --run_dir, not with --model.")
@@ -161,7 +132,7 @@ def evaluate(values: FlagValues) -> int:
     about = {
         "policy": str(source),
         "policy_step": policy.step,
-        "env": values.env or policy.config.env,
+        "env": values.env or policy.config.environment.env,
         "actions": "greedy" if values.greedy else "sampled",
         "seed": values.seed,
         "seconds": round(seconds, 3),
@@ -183,7 +154,7 @@ def play(
     num_envs: int,
     seed: int,
     max_steps: int,
-    env: str = "",
+    env: str | None = None,
     video: Path | None = None,
 ) -> "Scores":
     """Scores an exported policy.
@@ -195,7 +166,7 @@ def play(
       num_envs: Environments stepped together, at most `games`.
       seed: Decides the games and the draws.
       max_steps: See `acktr_tf.training.scoring.score`.
-      env: Environment, or empty for that of the policy's training.
+      env: Environment; None takes that of the policy's training.
       video: Where to film game 0.
 
     Raises:
@@ -205,10 +176,12 @@ def play(
     from acktr_tf.environments import make_vector_env
     from acktr_tf.training.scoring import evaluation_seeds, score
 
-    config = dataclasses.replace(policy.config, env=env or policy.config.env)
+    settings = policy.config.environment
+    settings = dataclasses.replace(settings, env=env or settings.env)
     num_envs = min(num_envs, games)
     environments = make_vector_env(
-        config,
+        settings,
+        seed,
         num_envs=num_envs,
         episode_seeds=evaluation_seeds(seed, num_envs),
         render=video is not None,
@@ -218,7 +191,7 @@ def play(
         with contextlib.ExitStack() as stack:
             watch = None
             if video is not None:
-                watch = stack.enter_context(filming(environments, config.env, video))
+                watch = stack.enter_context(filming(environments, settings.env, video))
             return score(
                 policy,
                 environments,
@@ -232,7 +205,7 @@ def play(
 
 
 def table(about: dict[str, Any], scores: "Scores") -> str:
-    """The scores, to be read by people."""
+    """Returns the scores as a table for people."""
     how = (
         "the most probable" if about["actions"] == "greedy" else "drawn as in training"
     )

@@ -3,6 +3,7 @@
 python -m acktr_tf.export --run_dir=runs/pong --model=models/pong --card
 """
 
+import dataclasses
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,9 +14,9 @@ from absl.flags import FlagValues
 from acktr_tf.backend import load_tensorflow
 from acktr_tf.cli.command import run_command
 from acktr_tf.cli.flags import define
-from acktr_tf.config.setting import Setting
+from acktr_tf.config.setting import Settings, group, setting
 from acktr_tf.errors import UserError
-from acktr_tf.evaluate import define_scoring_flags, play
+from acktr_tf.evaluate import ScoringSettings, play
 
 if TYPE_CHECKING:
     from acktr_tf.runs.model_card import Training
@@ -27,7 +28,27 @@ SUMMARY = (
     "else is not."
 )
 
-_GROUP = "export"
+
+@dataclasses.dataclass(frozen=True)
+class ExportSettings(Settings):
+    """Flags of the command."""
+
+    heading = "Export"
+
+    run_dir: str | None = setting(None, "Directory of the run.", none="none")
+    model: str | None = setting(
+        None, "Directory to export to: models/pong.", none="none"
+    )
+    checkpoint: str | None = setting(
+        None, "A checkpoint of the run; auto takes the newest.", none="auto"
+    )
+    best: bool = setting(False, "The policy that scored best in the run's evaluations.")
+    card: bool = setting(
+        False,
+        "Score the policy, greedy and sampled, and add a card (README.md), the "
+        "learning curve, the episodes of the training and the scores.",
+    )
+    scoring: ScoringSettings = group(ScoringSettings(), heading="Scores of the card")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,40 +57,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
       argv: Command line without the program; None takes that of the process.
     """
-    return run_command(PROGRAM, SUMMARY, define_flags, export, argv)
+    return run_command(
+        PROGRAM, SUMMARY, lambda values, _: define_flags(values), export, argv
+    )
 
 
 def define_flags(values: FlagValues) -> None:
     """Defines the flags of the command."""
-    define(values, "run_dir", "", Setting(_GROUP, "Directory of the run."))
-    define(values, "model", "", Setting(_GROUP, "Directory to export to: models/pong."))
-    define(
-        values,
-        "checkpoint",
-        "",
-        Setting(_GROUP, "A checkpoint of the run instead of the newest."),
-    )
-    define(
-        values,
-        "best",
-        False,
-        Setting(_GROUP, "The policy that scored best in the run's evaluations."),
-    )
-    define(
-        values,
-        "card",
-        False,
-        Setting(
-            _GROUP,
-            "Score the policy, greedy and sampled, and add a card (README.md), the "
-            "learning curve, the episodes of the training and the scores.",
-        ),
-    )
-    define_scoring_flags(values, "scores of the card")
+    define(values, ExportSettings().entries())
 
 
 def export(values: FlagValues) -> int:
-    """Does what the flags say."""
+    """Exports the policy that the flags name."""
     for name in ("run_dir", "model"):
         if not values[name].value:
             raise UserError(f"--{name} must be given: --{name}=<directory>.")

@@ -28,8 +28,8 @@ from arguments import output_file, positive
 from resumed import Resumed, resume
 
 from acktr_tf.algorithms import make_batch
-from acktr_tf.environments.vector import Array
 from acktr_tf.errors import UserError
+from acktr_tf.types import Array
 
 EDGES = (0, 20, 100, 300)
 """Steps at which a bin begins; the last one has no end."""
@@ -107,9 +107,9 @@ def measure(run: Resumed, updates: int) -> dict[str, Any]:
         run.scales.update(rollout)
         tally.add(age, kl, rollout.terminated)
     return {
-        "env": config.env,
-        "seed": config.seed,
-        "kl_limit": config.kl_limit,
+        "env": config.environment.env,
+        "seed": config.run.seed,
+        "kl_limit": config.to_dict()["max_kl"] or 0.0,
         "step": run.step,
         "updates": updates,
         **tally.document(),

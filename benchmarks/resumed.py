@@ -8,16 +8,15 @@ import numpy as np
 
 from acktr_tf.algorithms import make_algorithm
 from acktr_tf.algorithms.base import Algorithm
-from acktr_tf.config.config import Config
+from acktr_tf.config import Config
 from acktr_tf.environments import make_vector_env
-from acktr_tf.environments.vector import Array
 from acktr_tf.errors import UserError
 from acktr_tf.policies.actor_critic import ActorCritic
 from acktr_tf.runs import checkpoints
 from acktr_tf.runs import directory as run_directory
 from acktr_tf.training.collector import Collector
 from acktr_tf.training.scales import Scales
-from acktr_tf.types import Rollout
+from acktr_tf.types import Array, Rollout
 
 
 class Resumed(NamedTuple):
@@ -61,9 +60,10 @@ def resume(run_dir: Path) -> Resumed:
     if newest is None:
         raise UserError(f"{run_dir} has no checkpoint.")
     saved = checkpoints.load(newest)
-    environments = make_vector_env(config)
+    seed = config.run.seed
+    environments = make_vector_env(config.environment, seed)
     policy = ActorCritic(
-        config, environments.observation_space, environments.action_space
+        config.policy, environments.observation_space, environments.action_space, seed
     )
     algorithm = make_algorithm(config, policy)
     checkpoints.assign_variables("policy", policy.variables, saved.arrays)
@@ -71,7 +71,7 @@ def resume(run_dir: Path) -> Resumed:
     scales = Scales(config, policy)
     scales.restore(checkpoints.below("scales", saved.arrays))
     arrays = checkpoints.below("environments", saved.arrays)
-    observation, restarted = environments.restore(arrays, saved.state["environments"])
+    observation, restarted = environments.load_state(arrays)
     lengths = np.asarray(arrays["lengths"]).copy()
     lengths[restarted] = 0
     return Resumed(
@@ -79,7 +79,7 @@ def resume(run_dir: Path) -> Resumed:
         policy,
         algorithm,
         scales,
-        Collector(policy, environments, config.unroll_length, config.seed, observation),
+        Collector(policy, environments, config.run.unroll_length, seed, observation),
         lengths,
         saved.step,
         saved.state["updates"],

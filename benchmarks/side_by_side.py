@@ -48,8 +48,8 @@ def other_jobs(
             for name, algorithm in OTHERS.items():
                 place = directory / task / name / str(seed)
                 command = [python, str(WORKER), f"--algorithm={algorithm}"]
-                command += [f"--env={config.env}", f"--seed={seed}"]
-                command += [f"--total_steps={config.total_steps}"]
+                command += [f"--env={config.environment.env}", f"--seed={seed}"]
+                command += [f"--total_steps={config.run.total_steps}"]
                 command += [f"--directory={place}"]
                 jobs.append((Job(task, name, seed, place, []), command))
     return jobs

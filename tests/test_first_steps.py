@@ -10,6 +10,7 @@ from runs.policies import CARTPOLE, make_policy
 
 from acktr_tf import evaluate, export
 from acktr_tf.cli import flags
+from acktr_tf.cli.flag_files import expand
 from acktr_tf.runs.saved_model import export_policy
 
 PAGE = Path(__file__).parents[1] / "docs" / "first_steps.md"
@@ -32,7 +33,7 @@ def test_the_commands_are_accepted(line):
     _, _, program, *arguments = shlex.split(line)
     values = FlagValues()
     DEFINE[program](values)
-    flags.parse(values, arguments)
+    flags.parse(values, list(expand(arguments)))
 
 
 def test_all_commands_are_shown():

@@ -113,7 +113,7 @@ def add(name: str, run_dirs: Iterable[Path]) -> None:
             scores["policy"] = ""  # Its path.
             (target / SCORES).write_text(json.dumps(scores) + "\n")
         document = json.loads((run_dir / "config.json").read_text())
-        document["settings"]["run_dir"] = ""
+        document["settings"]["run_dir"] = None
         document["command"] = without_run_dir(document["command"])
         text = json.dumps(document, indent=2) + "\n"
         (target / "config.json").write_text(text)

@@ -125,11 +125,10 @@ def tried_table(tried: list[dict[str, str]]) -> str:
 
 
 def difference(settings: dict[str, object]) -> str:
-    """In what the settings of a run differ from mujoco.flags, as flags."""
-    config = config_from([f"--flagfile={FLAGS}"])
-    defaults = entries(config.run.algorithm)
+    """Returns the settings in which a run differs from mujoco.flags, as flags."""
     parts = []
-    for name, value in config.to_dict().items():
+    defaults = entries("acktr")
+    for name, value in config_from([f"--flagfile={FLAGS}"]).to_dict().items():
         # What a setting that came later does by default is what was done before.
         found = settings.get(name, defaults[name].default)
         if name not in NOT_TRIED and found != value:

@@ -7,7 +7,7 @@ import numpy.typing as npt
 from gymnasium.spaces import Box, Discrete
 
 from acktr_tf.algorithms import Algorithm, Batch, make_algorithm, make_batch
-from acktr_tf.config.config import Config
+from acktr_tf.config import Config
 from acktr_tf.environments import VectorEnvironment
 from acktr_tf.environments.vector import Array
 from acktr_tf.policies.actor_critic import ActorCritic

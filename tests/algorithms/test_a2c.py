@@ -10,14 +10,14 @@ from problems import ConstantReward, Identity, arrays, learn, make, random_batch
 
 from acktr_tf.algorithms import A2C, ACKTR, Algorithm, Batch
 from acktr_tf.algorithms.schedules import learning_rate
-from acktr_tf.config.config import Config
+from acktr_tf.config import Config, configure
 from acktr_tf.policies.actor_critic import ActorCritic
 
 BOTH = pytest.mark.parametrize("algorithm", ["a2c", "acktr"])
 
 
 def tiny(algorithm: str = "a2c", **settings: Any) -> Config:
-    return Config(
+    return configure(
         **{
             "algorithm": algorithm,
             "num_envs": 4,
@@ -277,7 +277,7 @@ LEARNING = {
     "acktr": {
         "learning_rate": 0.25,
         "kl_radius": 0.02,
-        "kl_target": 0.0,  # The radius is the test's own.
+        "target_kl": None,  # The radius is the test's own.
         "curvature_fraction": 1.0,
     },
 }

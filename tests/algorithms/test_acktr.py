@@ -11,15 +11,15 @@ from problems import arrays, make, random_batch
 
 from acktr_tf.algorithms import ACKTR
 from acktr_tf.algorithms.losses import actor_critic_loss, sampled_log_likelihood
+from acktr_tf.config import Config, configure
 from acktr_tf.config import config as config_module
-from acktr_tf.config.config import Config
 from acktr_tf.kfac import KFAC, CurvatureTape, factors
 from acktr_tf.kfac import optimizer as kfac_optimizer
 from acktr_tf.policies.actor_critic import ActorCritic
 
 
 def tiny(**settings: Any) -> Config:
-    return Config(
+    return configure(
         **{
             "num_envs": 4,
             "unroll_length": 8,
@@ -27,8 +27,8 @@ def tiny(**settings: Any) -> Config:
             "total_steps": 32 * 100,
             "seed": 3,
             "kl_radius": 0.01,
-            "kl_target": 0.0,
-            "kl_target_schedule": "constant",
+            "target_kl": None,
+            "target_kl_schedule": "constant",
             "damping": 0.0002,
             "curvature_fraction": 1.0,
             **settings,
@@ -48,14 +48,14 @@ def test_settings_reach_the_optimizer() -> None:
     config = tiny(
         learning_rate=0.125,
         learning_rate_schedule="constant",
-        trust_region="applied",
+        bound="update",
         momentum=0.5,
         damping=0.03,
         factor_decay=0.75,
         factor_update_period=2,
         inverse_update_period=4,
-        conv_positions="correlated",
-        patch_period=3,
+        spatial_correlation="full",
+        patch_stride=3,
     )
     _, algorithm = make(config)
     assert isinstance(algorithm, ACKTR)
@@ -215,13 +215,13 @@ def test_adapted_radius_gives_the_policy_kl_asked_for(radius: float) -> None:
         )
         return policy, joint
 
-    policy, joint = late_kl(kl_target=target)
+    policy, joint = late_kl(target_kl=target)
     assert target / 2.5 < policy < target * 2.5
     # What the value adds is not counted.
     assert joint > target * 2.5
     # A target that falls to 0.03 to 0.3 of itself in those updates.
     policy, _ = late_kl(
-        kl_target=target, kl_target_schedule="linear", total_steps=32 * 145
+        target_kl=target, target_kl_schedule="linear", total_steps=32 * 145
     )
     assert policy < target / 2.5
     policy, _ = late_kl()
@@ -239,12 +239,12 @@ def test_no_step_goes_beyond_the_limit_on_the_exact_kl() -> None:
             for i in range(20)
         ]
 
-    free, bounded = exact(), exact(kl_limit=limit)
+    free, bounded = exact(), exact(max_kl=limit)
     assert min(free) > limit
     # Shortened to what is just within it, not to nothing.
     assert max(bounded) <= limit
     assert min(bounded) > 0.1 * limit
-    assert exact(kl_limit=100.0) == free
+    assert exact(max_kl=100.0) == free
 
 
 def test_a_fixed_radius_stays_as_it_is() -> None:

@@ -16,14 +16,14 @@ from acktr_tf.algorithms.losses import (
     value_kl,
 )
 from acktr_tf.policies.actor_critic import Evaluation
-from acktr_tf.policies.distributions import CategoricalActions
+from acktr_tf.policies.distributions import CategoricalDistribution
 
 Array = npt.NDArray[np.float64]
 
 
 def evaluation(logits: Array | tf.Tensor, value: Array | tf.Tensor) -> Evaluation:
     logits = tf.convert_to_tensor(logits)
-    actions = CategoricalActions(Discrete(logits.shape[1]))
+    actions = CategoricalDistribution(Discrete(logits.shape[1]))
     return Evaluation(actions.distribution(logits), tf.convert_to_tensor(value))
 
 

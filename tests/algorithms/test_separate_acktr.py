@@ -12,7 +12,7 @@ from problems import arrays, make, random_batch
 from acktr_tf.algorithms import ACKTR, SeparateACKTR, make_algorithm
 from acktr_tf.algorithms.critics import make_critic
 from acktr_tf.algorithms.losses import sampled_action_log_likelihood
-from acktr_tf.config.config import Config
+from acktr_tf.config import Config, configure
 from acktr_tf.errors import UserError
 from acktr_tf.kfac import KFAC, CurvatureTape
 from acktr_tf.policies.actor_critic import ActorCritic
@@ -21,7 +21,7 @@ KEY = tf.constant([1, 2])
 
 
 def tiny(**settings: Any) -> Config:
-    return Config(
+    return configure(
         **{
             "num_envs": 4,
             "unroll_length": 8,
@@ -29,11 +29,11 @@ def tiny(**settings: Any) -> Config:
             "total_steps": 32 * 100,
             "seed": 3,
             "critic": "separate",
-            "critic_updates": 3,
+            "critic.updates": 3,
             "value_activation": "elu",
             "learning_rate_schedule": "constant",
             "kl_radius": 0.01,
-            "kl_target": 0.0,
+            "target_kl": None,
             "damping": 0.002,
             "curvature_fraction": 1.0,
             "inverse_update_period": 2,
@@ -170,8 +170,8 @@ def test_the_critics_curvature_is_gauss_newton() -> None:
     observation = tf.constant([[0.3, -1.2, 0.7, 2.0]])
     target = tf.constant([1.5])
     for norm in ["gauss_newton", "adaptive_gauss_newton"]:
-        policy, _ = make(tiny(critic_norm=norm))
-        critic = make_critic(tiny(critic_norm=norm, critic_updates=1), policy)
+        policy, _ = make(tiny(**{"critic.norm": norm}))
+        critic = make_critic(tiny(**{"critic.norm": norm, "critic.updates": 1}), policy)
         weights = policy.value_network.trainable_variables
         with tf.GradientTape() as tape:
             value = policy.value_network(observation)[0, 0]
@@ -195,7 +195,9 @@ def test_the_critics_curvature_is_gauss_newton() -> None:
 
 @pytest.mark.parametrize("norm", ["gauss_newton", "adaptive_gauss_newton", "euclidean"])
 def test_every_norm_learns_the_targets(norm: str) -> None:
-    config = tiny(critic_norm=norm, critic_updates=20, critic_learning_rate=0.05)
+    config = tiny(
+        **{"critic.norm": norm, "critic.updates": 20, "critic.learning_rate": 0.05}
+    )
     policy, _ = make(config)
     critic = make_critic(config, policy)
     random = np.random.default_rng(0)
@@ -222,7 +224,7 @@ def test_the_critics_curvature_is_of_a_share_of_the_rows(
     observation = tf.constant(np.random.default_rng(0).normal(size=(32, 4)), tf.float32)
     found = []
     for key in ([1, 2], [3, 4]):
-        config = tiny(curvature_fraction=fraction, critic_updates=1)
+        config = tiny(curvature_fraction=fraction, **{"critic.updates": 1})
         critic = make_critic(config, make(config)[0])
         critic.update(observation, tf.ones(32), tf.constant(key))
         assert isinstance(critic.optimizer, KFAC)
@@ -233,10 +235,12 @@ def test_the_critics_curvature_is_of_a_share_of_the_rows(
 def test_a_critics_step_stays_in_its_radius() -> None:
     """½ mean (V_new − V_old)² is what the radius bounds, where the blocks are exact."""
     config = tiny(
-        critic_updates=1,
-        critic_learning_rate=100.0,
-        critic_kl_radius=1e-4,
-        critic_damping=1e-6,
+        **{
+            "critic.updates": 1,
+            "critic.learning_rate": 100.0,
+            "critic.kl_radius": 1e-4,
+            "critic.damping": 1e-6,
+        },
     )
     policy, _ = make(config)
     critic = make_critic(config, policy)
@@ -282,9 +286,9 @@ def test_the_critics_learning_rate_ends_with_the_run() -> None:
 def test_the_adapted_learning_rate_gives_the_kl_asked_for() -> None:
     target = 2e-3
     config = tiny(
-        kl_target=target,
-        kl_target_schedule="constant",
-        kl_adaptation="learning_rate",
+        target_kl=target,
+        target_kl_schedule="constant",
+        target_kl_adapts="learning_rate",
         learning_rate=1e-4,
         kl_radius=10.0,
         momentum=0.0,
@@ -305,8 +309,8 @@ def test_a_schedule_and_an_adapted_learning_rate_exclude_each_other() -> None:
     with pytest.raises(UserError, match="needs learning_rate_schedule=constant"):
         make(
             tiny(
-                kl_target=0.01,
-                kl_adaptation="learning_rate",
+                target_kl=0.01,
+                target_kl_adapts="learning_rate",
                 learning_rate_schedule="linear",
             )
         )
