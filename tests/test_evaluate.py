@@ -68,7 +68,12 @@ def test_scores_are_those_of_the_policy(
     assert (status, err) == (0, "")
     found = json.loads(out)
     expected = score_policy(
-        policies[played], CARTPOLE, 5, greedy=greedy, purpose=EVALUATION
+        policies[played],
+        CARTPOLE.environment,
+        CARTPOLE.run.seed,
+        5,
+        deterministic=greedy,
+        purpose=EVALUATION,
     ).to_dict()
     assert {name: found[name] for name in expected} == expected
     assert found["policy_step"] == step

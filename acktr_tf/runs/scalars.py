@@ -52,17 +52,3 @@ TRAINING_SCALARS: Mapping[str, Scalar] = MappingProxyType(
     }
 )
 """Scalars by name, the first columns of `progress.csv`."""
-
-
-def phase_scalars(phases: Mapping[str, str]) -> dict[str, Scalar]:
-    """Returns the scalar `share_<phase>` of each phase of a learner's update.
-
-    Args:
-      phases: Phase → what its time is spent on, in words: "gradients".
-    """
-    return {
-        f"share_{phase}": Scalar(
-            "", f"Share of the time spent on {words}.", f"time/share_{phase}"
-        )
-        for phase, words in phases.items()
-    }

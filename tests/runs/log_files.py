@@ -14,14 +14,14 @@ from tensorboard.util import tensor_util
 
 from acktr_tf.config.config import configure
 from acktr_tf.runs.logs import RunLog
-from acktr_tf.runs.scalars import TRAINING_SCALARS, phase_scalars
+from acktr_tf.runs.scalars import TRAINING_SCALARS
 from acktr_tf.states import State
 from acktr_tf.types import Scalar
 
 CONFIG = configure(env="CartPole-v1", num_envs=2, seed=3)
 SCALARS = {
     **TRAINING_SCALARS,
-    **phase_scalars({"gradients": "gradients", "inverses": "inverting the factors"}),
+    "share_inverses": Scalar("", "Share of inverting.", "time/share_inverses"),
     "value_loss": Scalar("return²", "Loss of the value.", "loss/value"),
     "entropy": Scalar("nats", "Entropy of the policy.", "loss/entropy"),
     "predicted_kl": Scalar("nats", "Predicted KL of the step.", "kl/predicted"),
