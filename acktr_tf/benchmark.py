@@ -13,6 +13,7 @@ from pathlib import Path
 from absl.flags import FlagValues
 
 from acktr_tf.cli.command import run_command
+from acktr_tf.cli.flag_files import presets
 from acktr_tf.cli.flags import config_from, define
 from acktr_tf.config import Config, Settings, differences, setting
 from acktr_tf.errors import UserError
@@ -96,7 +97,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def define_flags(values: FlagValues) -> None:
     """Defines the flags of the command."""
-    define(values, BenchmarkSettings().entries())
+    known = ", ".join(path.name.removesuffix(SUFFIX) for path in presets(SUFFIX))
+    suite, *others = BenchmarkSettings().entries()
+    text = f"{suite.setting.help} The package has {known or 'none'}."
+    about = dataclasses.replace(suite.setting, help=text)
+    define(values, [suite._replace(setting=about), *others])
 
 
 def benchmark(values: FlagValues, command: str) -> int:

@@ -27,7 +27,6 @@ import tensorflow as tf
 from arguments import output_file, positive
 from resumed import Resumed, resume
 
-from acktr_tf.algorithms import make_batch
 from acktr_tf.errors import UserError
 from acktr_tf.types import Array
 
@@ -96,15 +95,13 @@ def measure(run: Resumed, updates: int) -> dict[str, Any]:
     for index, rollout in enumerate(run.rollouts(updates)):
         ended = rollout.terminated | rollout.truncated
         age, lengths = ages(lengths, ended)
-        batch = make_batch(
-            rollout, config.discount, config.gae_lambda, config.value_target_lambda
-        )
-        observation = tf.constant(batch.observation)
-        before = run.policy.evaluate(observation).distribution
-        run.algorithm.update(batch, run.updates + index, measure=False)
-        after = run.policy.evaluate(observation).distribution
+        shape = rollout.observation.shape[2:]
+        observation = tf.constant(rollout.observation.reshape(-1, *shape))
+        before = run.policy.distribution(run.policy(observation))
+        run.learner.update(rollout, run.updates + index, measure=False)
+        after = run.policy.distribution(run.policy(observation))
         kl = before.kl_divergence(after).numpy().reshape(ended.shape)
-        run.scales.update(rollout)
+        run.normalization.update_observations(rollout)
         tally.add(age, kl, rollout.terminated)
     return {
         "env": config.environment.env,

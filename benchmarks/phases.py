@@ -26,14 +26,14 @@ import psutil
 from arguments import output_file
 from machine import machine
 
-from acktr_tf.algorithms import make_algorithm, make_batch
+from acktr_tf.algorithms import make_learner
 from acktr_tf.cli.flags import config_from
 from acktr_tf.config import Config
 from acktr_tf.config.acktr import ACKTRSettings
 from acktr_tf.environments import make_vector_env
 from acktr_tf.policies.actor_critic import ActorCritic
 from acktr_tf.training.collector import Collector
-from acktr_tf.training.scales import Scales
+from acktr_tf.training.normalization import RunningNormalization
 
 COMPILING = 3
 """Updates, at least, before the first that counts."""
@@ -59,10 +59,12 @@ def measure(config: Config, updates: int) -> dict[str, Any]:
     policy = ActorCritic(
         config.policy, environments.observation_space, environments.action_space, seed
     )
-    algorithm = make_algorithm(config, policy)
-    scales = Scales(config, policy)
+    learner = make_learner(config, policy)
+    normalization = RunningNormalization(
+        config.policy, config.returns, environments.num_envs, policy
+    )
     collector = Collector(
-        policy, environments, config.run.unroll_length, seed, environments.reset()
+        learner, environments, config.run.unroll_length, seed, environments.reset()
     )
     left_out = warm_up(config)
     if isinstance(config.algorithm, ACKTRSettings):
@@ -72,26 +74,15 @@ def measure(config: Config, updates: int) -> dict[str, Any]:
         begin = time.perf_counter()
         collected = collector.collect(index * config.batch_size)
         before = time.perf_counter()
-        rollout = scales.scaled(collected.rollout)
-        batch = make_batch(
-            rollout, config.discount, config.gae_lambda, config.value_target_lambda
-        )
-        scalars = algorithm.update(batch, index, measure=False)
-        scales.update(rollout)
+        rollout = normalization.scale_rewards(collected.rollout)
+        phases = learner.update(rollout, index, measure=False).seconds
+        normalization.update_observations(rollout)
         end = time.perf_counter()
         if index < left_out:
             continue
-        phases = {
-            name.removeprefix("seconds_"): seconds
-            for name, seconds in scalars.items()
-            if name.startswith("seconds_")
-        }
         rest = end - before - sum(phases.values())
         phases |= {"rest": rest, "update": end - before, "total": end - begin}
-        phases |= {
-            "acting": collected.acting_seconds,
-            "environments": collected.environment_seconds,
-        }
+        phases |= collected.seconds
         for name, seconds in phases.items():
             found[name].append(seconds)
     environments.close()
