@@ -3,6 +3,7 @@
 python -m acktr_tf.benchmark --suite=mujoco8 --seeds=5 --jobs=2
 """
 
+import dataclasses
 import json
 import shlex
 import sys
@@ -14,17 +15,16 @@ from absl.flags import FlagValues
 from acktr_tf.cli.command import run_command
 from acktr_tf.cli.flag_files import presets
 from acktr_tf.cli.flags import config_from, define
-from acktr_tf.config.config import Config, differences, settings
-from acktr_tf.config.setting import Setting
+from acktr_tf.config import Config, Settings, differences, setting
 from acktr_tf.errors import UserError
+from acktr_tf.runs.locks import exclusive_lock
 from acktr_tf.suites.jobs import (
     FINISHED,
     OUTCOME,
     Job,
     Outcome,
-    alone,
     cores,
-    lacks_scores,
+    is_complete,
     read_outcome,
     run_jobs,
 )
@@ -38,9 +38,42 @@ SUMMARY = (
     "stopped, continues it."
 )
 
-_GROUP = "benchmark"
 _LARGEST_SEED = 2**31 - 1
 _CONFIG_FILE = "config.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class BenchmarkSettings(Settings):
+    """Flags of the command."""
+
+    heading = "Benchmark"
+
+    suite: str | None = setting(
+        None,
+        f"Suite file, looked up like a flag file; {SUFFIX} may be left out.",
+        none="none",
+    )
+    seeds: int = setting(5, "Seeds of each task and algorithm.", low=1)
+    first_seed: int = setting(0, "The first of them.", low=0, high=_LARGEST_SEED)
+    jobs: int | None = setting(
+        None,
+        "Runs at the same time, which share the cores; auto takes as many as there "
+        "are cores.",
+        low=1,
+        none="auto",
+    )
+    directory: str | None = setting(
+        None,
+        "Directory that everything is kept in; auto takes runs/benchmark-<suite>.",
+        none="auto",
+    )
+    games: int = setting(
+        100,
+        "Whole games of the evaluation of each final policy; 0 for no evaluation.",
+        unit="games",
+        low=0,
+    )
+    report: bool = setting(False, "Run nothing; write the report from what is there.")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -56,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_command(
         PROGRAM,
         SUMMARY,
-        define_flags,
+        lambda values, _: define_flags(values),
         lambda values: benchmark(values, command),
         arguments,
     )
@@ -65,67 +98,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 def define_flags(values: FlagValues) -> None:
     """Defines the flags of the command."""
     known = ", ".join(path.name.removesuffix(SUFFIX) for path in presets(SUFFIX))
-    define(
-        values,
-        "suite",
-        "",
-        Setting(
-            _GROUP,
-            f"Suite file, looked up like a flag file; {SUFFIX} may be left out. The "
-            f"package has {known or 'none'}.",
-        ),
-    )
-    define(
-        values, "seeds", 5, Setting(_GROUP, "Seeds of each task and algorithm.", low=1)
-    )
-    define(
-        values,
-        "first_seed",
-        0,
-        Setting(_GROUP, "The first of them.", low=0, high=_LARGEST_SEED),
-    )
-    define(
-        values,
-        "jobs",
-        0,
-        Setting(
-            _GROUP,
-            "Runs at the same time, which share the cores; 0 for as many as there are "
-            "cores.",
-            low=0,
-        ),
-    )
-    define(
-        values,
-        "directory",
-        "",
-        Setting(_GROUP, "Where all is kept; empty takes runs/benchmark-<suite>."),
-    )
-    define(
-        values,
-        "games",
-        100,
-        Setting(
-            _GROUP,
-            "Whole games of the evaluation of each final policy; 0 for none.",
-            unit="games",
-            low=0,
-        ),
-    )
-    define(
-        values,
-        "report",
-        False,
-        Setting(_GROUP, "Run nothing; write the report from what is there."),
-    )
+    suite, *others = BenchmarkSettings().entries()
+    text = f"{suite.setting.help} The package has {known or 'none'}."
+    about = dataclasses.replace(suite.setting, help=text)
+    define(values, [suite._replace(setting=about), *others])
 
 
 def benchmark(values: FlagValues, command: str) -> int:
-    """Does what the flags say.
+    """Runs or continues the benchmark that the flags name, and writes its report.
 
     Args:
       values: The flags.
-      command: What the user typed.
+      command: Command line that the user typed.
     """
     if not values.suite:
         raise UserError("--suite must be given: --suite=<name or file>.")
@@ -139,7 +123,11 @@ def benchmark(values: FlagValues, command: str) -> int:
         _report(suite, directory, ())
         print(f"The report is {directory / 'report.md'}.")
         return 0
-    with alone(directory):
+    refusal = (
+        f"Another benchmark runs in {directory}. Wait for it, stop it, or give another "
+        "--directory."
+    )
+    with exclusive_lock(directory, refusal):
         check_settings(all_jobs(suite, directory, seeds))
         jobs = make_jobs(suite, directory, seeds)
         at_once = values.jobs or cores()
@@ -154,30 +142,30 @@ def _run(
     games: int,
     command: str,
 ) -> int:
-    from acktr_tf.suites.report import read_run
+    from acktr_tf.suites.results import read_run
 
     seeds = sorted({job.seed for job in jobs})
-    left = [job for job in jobs if not _is_through(job, games)]
-    through = len(jobs) - len(left)
+    left = [job for job in jobs if not is_complete(job, games)]
+    done = len(jobs) - len(left)
     failed = False
 
-    def ended(job: Job, problem: str) -> None:
-        nonlocal through, failed
-        through += 1
+    def on_complete(job: Job, problem: str) -> None:
+        nonlocal done, failed
+        done += 1
         failed |= bool(problem)
         run = read_run(job)
         texts = [problem] if problem else []
         if run.status == FINISHED:
             score = f"{run.last_100_mean:.1f}" if run.counts else "no episode ended"
             texts.insert(0, f"{score} ({run.seconds:.0f} s)")
-        print(f"[{through}/{len(jobs)}] {job.name}: {', '.join(texts)}", flush=True)
+        print(f"[{done}/{len(jobs)}] {job.name}: {', '.join(texts)}", flush=True)
         _report(suite, directory, seeds)
 
     with StopRequest() as stop:
-        run_jobs(left, at_once=at_once, games=games, stop=stop, ended=ended)
+        run_jobs(left, at_once=at_once, games=games, stop=stop, on_complete=on_complete)
         _report(suite, directory, seeds)
     if stop.signal is not None:
-        finished = sum(_is_through(job, games) for job in jobs)
+        finished = sum(is_complete(job, games) for job in jobs)
         print(
             f"Stopped: {finished} of {len(jobs)} runs are finished. To continue: "
             f"{command}",
@@ -190,7 +178,7 @@ def _run(
 
 # The runs ---------------------------------------------------------------------------
 def make_jobs(suite: Suite, directory: Path, seeds: Iterable[int]) -> list[Job]:
-    """The runs of a benchmark in the order in which they are started.
+    """Returns the runs of a benchmark in the order in which they are started.
 
     All tasks and algorithms come with one seed before they come with the next, so that
     a benchmark that is stopped is fair to all.
@@ -211,7 +199,7 @@ def make_jobs(suite: Suite, directory: Path, seeds: Iterable[int]) -> list[Job]:
 
 
 def all_jobs(suite: Suite, directory: Path, seeds: Iterable[int]) -> list[Job]:
-    """The runs with `seeds`, and those with other seeds that the directory has."""
+    """Returns the runs with `seeds` and those of other seeds in the directory."""
     jobs = make_jobs(suite, directory, seeds)
     given = {job.seed for job in jobs}
     for job in make_jobs(suite, directory, [0]):
@@ -222,15 +210,10 @@ def all_jobs(suite: Suite, directory: Path, seeds: Iterable[int]) -> list[Job]:
     return jobs
 
 
-def _is_through(job: Job, games: int) -> bool:
-    outcome = read_outcome(job.directory)
-    finished = outcome is not None and outcome.status == FINISHED
-    return finished and not lacks_scores(job, games)
-
-
 def _report(suite: Suite, directory: Path, seeds: Iterable[int]) -> None:
     # Imports NumPy, so only here: --help and a wrong flag answer at once.
-    from acktr_tf.suites.report import read_run, write_report
+    from acktr_tf.suites.report import write_report
+    from acktr_tf.suites.results import read_run
 
     jobs = all_jobs(suite, directory, seeds)
     write_report(directory, suite, [read_run(job) for job in jobs])
@@ -257,14 +240,12 @@ def check_settings(jobs: Iterable[Job]) -> None:
 
 
 def _changes(job: Job, config: Config) -> list[str]:
-    """In what a run differs from what its job asks for."""
+    """Returns the differences between a run and its job."""
     path = job.run_dir / _CONFIG_FILE
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
         recorded = document["settings"]
-        known = {name: recorded[name] for name in settings() if name in recorded}
-        # Of a setting that has gone since, nothing can be said.
-        return differences(Config.from_dict(known), config)
+        return differences(Config.from_dict(dict(recorded)), config)
     except FileNotFoundError:
         outcome = read_outcome(job.directory)
         if outcome is None or outcome.status != FINISHED:
@@ -275,7 +256,7 @@ def _changes(job: Job, config: Config) -> list[str]:
 
 
 def _changed_flags(job: Job, outcome: Outcome) -> list[str]:
-    """In what the command of a finished run differs, where its settings are lost."""
+    """Returns the flags in which a finished run without its settings differs."""
     own = ("--seed=", "--run_dir=", "--noprogress_bar")
     before = [flag for flag in outcome.command[3:] if not flag.startswith(own)]
     gone = [f"started with {flag}" for flag in before if flag not in job.flags]

@@ -5,12 +5,11 @@ python -m acktr_tf.evaluate --model=models/pong
 
 import contextlib
 import dataclasses
-import importlib
 import json
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,12 +18,12 @@ from absl.flags import FlagValues
 from acktr_tf.backend import load_tensorflow
 from acktr_tf.cli.command import run_command
 from acktr_tf.cli.flags import define
-from acktr_tf.config.setting import Setting
-from acktr_tf.errors import RunError, UserError
+from acktr_tf.config.setting import Settings, group, setting
+from acktr_tf.errors import UserError
+from acktr_tf.runs.film import check_video, filming
 
 if TYPE_CHECKING:
-    from acktr_tf.environments import VectorEnvironment
-    from acktr_tf.runs.saved_model import LoadedPolicy
+    from acktr_tf.runs.loaded_policy import LoadedPolicy
     from acktr_tf.training.scoring import Scores
 
 PROGRAM = "acktr_tf.evaluate"
@@ -32,11 +31,59 @@ SUMMARY = (
     "Scores a policy over whole games, by their raw returns: an exported policy, or "
     "that of a run (its export, or the newest checkpoint while there is none)."
 )
-VIDEO_SUFFIXES = (".mp4", ".gif")
 
-_GROUP = "evaluation"
 _LARGEST_SEED = 2**31 - 1
-_ATARI_FRAMES_PER_SECOND = 60
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoringSettings(Settings):
+    """Flags of every command that plays games."""
+
+    games: int = setting(100, "Whole games to score.", unit="games", low=1)
+    num_envs: int = setting(
+        8,
+        "Environments stepped together, at most --games; they change the draws, not "
+        "the games.",
+        low=1,
+    )
+    seed: int = setting(
+        0, "Decides the games and the draws.", low=0, high=_LARGEST_SEED
+    )
+    max_steps: int = setting(
+        100_000,
+        "A game that has not ended by then is an error.",
+        unit="agent steps",
+        low=1,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationSettings(Settings):
+    """Flags of the command."""
+
+    heading = "Evaluation"
+
+    model: str | None = setting(
+        None, "Directory of an exported policy: models/pong.", none="none"
+    )
+    run_dir: str | None = setting(None, "Directory of a run.", none="none")
+    best: bool = setting(
+        False, "With --run_dir: the policy that scored best in the run's evaluations."
+    )
+    scoring: ScoringSettings = group(ScoringSettings())
+    greedy: bool = setting(
+        False,
+        "Take the most probable action; actions are drawn otherwise, as in training.",
+    )
+    env: str | None = setting(
+        None,
+        "Another environment than the policy was trained on; auto takes that one.",
+        none="auto",
+    )
+    video: str | None = setting(
+        None, "Film the first game: a file ending in .mp4 or .gif.", none="none"
+    )
+    json: bool = setting(False, "Print the scores as JSON, game by game.")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,102 +92,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
       argv: Command line without the program; None takes that of the process.
     """
-    return run_command(PROGRAM, SUMMARY, define_flags, evaluate, argv)
+    return run_command(
+        PROGRAM, SUMMARY, lambda values, _: define_flags(values), evaluate, argv
+    )
 
 
 def define_flags(values: FlagValues) -> None:
     """Defines the flags of the command."""
-    define(
-        values,
-        "model",
-        "",
-        Setting(_GROUP, "Directory of an exported policy: models/pong."),
-    )
-    define(values, "run_dir", "", Setting(_GROUP, "Directory of a run."))
-    define(
-        values,
-        "best",
-        False,
-        Setting(
-            _GROUP,
-            "With --run_dir: the policy that scored best in the run's evaluations.",
-        ),
-    )
-    define_scoring_flags(values, _GROUP)
-    define(
-        values,
-        "greedy",
-        False,
-        Setting(
-            _GROUP,
-            "Take the most probable action; actions are drawn otherwise, as in "
-            "training.",
-        ),
-    )
-    define(
-        values,
-        "env",
-        "",
-        Setting(_GROUP, "Another environment than the policy was trained on."),
-    )
-    define(
-        values,
-        "video",
-        "",
-        Setting(_GROUP, "Film the first game: a file ending in .mp4 or .gif."),
-    )
-    define(
-        values,
-        "json",
-        False,
-        Setting(_GROUP, "Print the scores as JSON, game by game."),
-    )
-
-
-def define_scoring_flags(values: FlagValues, group: str) -> None:
-    """Defines the flags of whatever plays games."""
-    define(
-        values,
-        "games",
-        100,
-        Setting(group, "Whole games to score.", unit="games", low=1),
-    )
-    define(
-        values,
-        "num_envs",
-        8,
-        Setting(
-            group,
-            "Environments stepped together, at most --games; they change the draws, "
-            "not the games.",
-            low=1,
-        ),
-    )
-    define(
-        values,
-        "seed",
-        0,
-        Setting(group, "Decides the games and the draws.", low=0, high=_LARGEST_SEED),
-    )
-    define(
-        values,
-        "max_steps",
-        100_000,
-        Setting(
-            group,
-            "A game that has not ended by then is an error.",
-            unit="agent steps",
-            low=1,
-        ),
-    )
+    define(values, EvaluationSettings().entries())
 
 
 def evaluate(values: FlagValues) -> int:
-    """Does what the flags say."""
+    """Scores the policy that the flags name, and prints the scores."""
     if bool(values.model) == bool(values.run_dir):
         raise UserError(
             "Give either --model=<exported policy> or --run_dir=<run>. "
-            f"Received: --model={values.model} --run_dir={values.run_dir}"
+            f"Received: --model={values.model or 'none'} "
+            f"--run_dir={values.run_dir or 'none'}"
         )
     if values.best and values.model:
         raise UserError("--best goes with --run_dir, not with --model.")
@@ -164,7 +132,7 @@ def evaluate(values: FlagValues) -> int:
     about = {
         "policy": str(source),
         "policy_step": policy.step,
-        "env": values.env or policy.config.env,
+        "env": values.env or policy.config.environment.env,
         "actions": "greedy" if values.greedy else "sampled",
         "seed": values.seed,
         "seconds": round(seconds, 3),
@@ -186,7 +154,7 @@ def play(
     num_envs: int,
     seed: int,
     max_steps: int,
-    env: str = "",
+    env: str | None = None,
     video: Path | None = None,
 ) -> "Scores":
     """Scores an exported policy.
@@ -198,7 +166,7 @@ def play(
       num_envs: Environments stepped together, at most `games`.
       seed: Decides the games and the draws.
       max_steps: See `acktr_tf.training.scoring.score`.
-      env: Environment, or empty for that of the policy's training.
+      env: Environment; None takes that of the policy's training.
       video: Where to film game 0.
 
     Raises:
@@ -206,29 +174,38 @@ def play(
       RunError: A game does not end, or the simulator failed.
     """
     from acktr_tf.environments import make_vector_env
-    from acktr_tf.training.scoring import actor, evaluation_seeds, score
+    from acktr_tf.training.scoring import evaluation_seeds, score
 
-    config = dataclasses.replace(policy.config, env=env or policy.config.env)
+    settings = policy.config.environment
+    settings = dataclasses.replace(settings, env=env or settings.env)
     num_envs = min(num_envs, games)
     environments = make_vector_env(
-        config,
+        settings,
+        seed,
         num_envs=num_envs,
         episode_seeds=evaluation_seeds(seed, num_envs),
         render=video is not None,
     )
-    act = actor(policy, greedy=greedy)
     try:
         policy.check_fits(environments)
-        if video is None:
-            return score(act, environments, games, max_steps=max_steps)
-        with filming(environments, config.env, video) as watch:
-            return score(act, environments, games, max_steps=max_steps, watch=watch)
+        with contextlib.ExitStack() as stack:
+            watch = None
+            if video is not None:
+                watch = stack.enter_context(filming(environments, settings.env, video))
+            return score(
+                policy,
+                environments,
+                games,
+                deterministic=greedy,
+                max_steps=max_steps,
+                watch=watch,
+            )
     finally:
         environments.close()
 
 
 def table(about: dict[str, Any], scores: "Scores") -> str:
-    """The scores, to be read by people."""
+    """Returns the scores as a table for people."""
     how = (
         "the most probable" if about["actions"] == "greedy" else "drawn as in training"
     )
@@ -252,85 +229,11 @@ def table(about: dict[str, Any], scores: "Scores") -> str:
     return "\n".join(f"{name:{width}}  {value}" for name, value in rows.items())
 
 
-# Video ------------------------------------------------------------------------------
-def check_video(path: Path) -> None:
-    """Raises a `UserError` unless a video can be written to `path`."""
-    if path.suffix.lower() not in VIDEO_SUFFIXES:
-        raise UserError(
-            f"--video must end in {' or '.join(VIDEO_SUFFIXES)}. Received: {path}"
-        )
-    if not path.parent.is_dir() or path.is_dir():
-        raise UserError(f"--video must be a file in a directory. Received: {path}")
-    packages = [
-        "imageio",
-        *(["imageio_ffmpeg"] if path.suffix.lower() == ".mp4" else []),
-    ]
-    for package in packages:
-        try:
-            importlib.import_module(package)
-        except ImportError as error:
-            raise UserError(
-                f"--video needs the package {package.replace('_', '-')}: "
-                "pip install 'acktr-tf[video]'"
-            ) from error
-
-
-@contextlib.contextmanager
-def filming(
-    environments: "VectorEnvironment", env: str, path: Path
-) -> Iterator[Callable[[], None]]:
-    """Films the first of some environments.
-
-    Args:
-      environments: Made with `render`.
-      env: What their environment is called.
-      path: The file, which is there only if the body ends well.
-
-    Yields:
-      What adds the current picture to the film.
-    """
-    from imageio import v2 as imageio
-
-    rate = frames_per_second(env)
-    saving = path.with_name(f".saving-{path.name}")
-    if path.suffix.lower() == ".gif":
-        options: dict[str, Any] = {"duration": 1000 / rate, "loop": 0}
-    else:
-        # Pictures of even height and width are kept as they are.
-        options = {"fps": rate, "macro_block_size": 2}
-
-    def watch() -> None:
-        writer.append_data(environments.render()[0])
-
-    try:
-        writer: Any
-        with imageio.get_writer(saving, mode="I", **options) as writer:
-            yield watch
-        saving.replace(path)
-    except OSError as error:
-        raise RunError(f"Cannot film to {path}: {error.strerror or error}.") from error
-    finally:
-        saving.unlink(missing_ok=True)
-
-
-def frames_per_second(env: str) -> float:
-    """Pictures a second at which a film of `env` shows the game at its own speed."""
-    import gymnasium
-
-    from acktr_tf.environments.atari import FRAME_SKIP, find_game
-
-    if find_game(env):
-        return _ATARI_FRAMES_PER_SECOND / FRAME_SKIP
-    single = gymnasium.make(env)
-    rate = float(single.metadata.get("render_fps", 30))
-    single.close()
-    return rate
-
-
 # Where the policy comes from --------------------------------------------------------
 def _load(values: FlagValues) -> tuple[Path, "LoadedPolicy"]:
     from acktr_tf.runs import directory as run_directory
-    from acktr_tf.runs.saved_model import is_export, load_policy, write_policy
+    from acktr_tf.runs.loaded_policy import find_best, is_export, load_policy
+    from acktr_tf.runs.saved_model import write_policy
 
     if values.model:
         path = Path(values.model).expanduser()
@@ -339,12 +242,7 @@ def _load(values: FlagValues) -> tuple[Path, "LoadedPolicy"]:
     run_directory.read_config(run_dir)
     export = run_dir / run_directory.EXPORT
     if values.best:
-        best = export / run_directory.BEST
-        if not is_export(best):
-            raise UserError(
-                f"{run_dir} has no best policy. A run keeps one if it is started with "
-                "--evaluation_period."
-            )
+        best = find_best(run_dir)
         return best, load_policy(best)
     if is_export(export):
         return export, load_policy(export)

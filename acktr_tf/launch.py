@@ -3,7 +3,6 @@
 python -m acktr_tf.launch --flagfile=atari.flags
 """
 
-import dataclasses
 import datetime
 import os
 import re
@@ -16,7 +15,8 @@ from absl.flags import FlagValues
 from acktr_tf.backend import load_tensorflow
 from acktr_tf.cli.command import run_command
 from acktr_tf.cli.flags import define_settings, read_config
-from acktr_tf.config.config import ALGORITHMS, Config, settings
+from acktr_tf.config import Config, entries
+from acktr_tf.config.setting import show
 
 PROGRAM = "acktr_tf.launch"
 SUMMARY = (
@@ -45,45 +45,47 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def with_run_dir(config: Config) -> Config:
-    """`config` with a run directory: the one given, or a new name under `runs`."""
-    if config.run_dir:
+    """Returns `config` with a run directory: its own, or a new name under `runs`."""
+    if config.run.run_dir is not None:
         # A shell leaves the ~ of --run_dir=~/here as it is.
-        return dataclasses.replace(config, run_dir=os.path.expanduser(config.run_dir))
-    env = re.sub(r"[^\w.-]+", "_", config.env)
+        return config.replace(run_dir=os.path.expanduser(config.run.run_dir))
+    env, algorithm = (
+        re.sub(r"[^\w.-]+", "_", name)
+        for name in (config.environment.env, config.run.algorithm)
+    )
     time = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    name = f"{env}-{config.algorithm}-{config.seed}-{time}"
+    name = f"{env}-{algorithm}-{config.run.seed}-{time}"
     path, number = Path("runs", name), 1
     while path.exists():
         number += 1
         path = Path("runs", f"{name}-{number}")
-    return dataclasses.replace(config, run_dir=str(path))
+    return config.replace(run_dir=str(path))
 
 
 def effective_settings(config: Config) -> str:
-    """The settings in effect by group, those that differ from the default starred.
+    """Describes the settings by heading; those that differ from the default have a *.
 
-    Settings of another algorithm, or of a critic that there is not, are left out,
+    Settings without effect, such as those of a critic that there is not, are left out
     unless they were changed: then they are shown to be without effect.
     """
-    known = settings()
-    width = max(len(name) for name in known)
+    known = config.entries()
+    defaults = entries(config.run.algorithm)
+    unused = config.algorithm.without_effect()
+    width = max(len(path) for path in known)
+    by_heading: dict[str, list[str]] = {}
+    for path, entry in known.items():
+        changed = entry.default != defaults[path].default
+        without_effect = bool(unused) and path.startswith(unused)
+        if without_effect and not changed:
+            continue
+        heading = f"{entry.heading}{' (without effect)' if without_effect else ''}"
+        value = show(entry.default, entry.setting)
+        unit = "" if entry.default is None else entry.setting.unit
+        row = f"  {'*' if changed else ' '} {path:{width}}  {value} {unit}".rstrip()
+        by_heading.setdefault(heading, []).append(row)
     lines = ["Settings (* differs from the default)"]
-    for group in dict.fromkeys(setting.group for setting, _, _ in known.values()):
-        unused = (group in ALGORITHMS and group != config.algorithm) or (
-            group == "critic"
-            and (config.algorithm != "acktr" or config.critic == "joint")
-        )
-        rows = []
-        for name, (setting, _, default) in known.items():
-            value = getattr(config, name)
-            changed = value != default
-            if setting.group == group and (changed or not unused):
-                star = "*" if changed else " "
-                text = str(value).lower() if isinstance(value, bool) else str(value)
-                rows.append(f"  {star} {name:{width}}  {text} {setting.unit}".rstrip())
-        if rows:
-            note = f" (without effect on {config.algorithm})" if unused else ""
-            lines += [f"{group}{note}", *rows]
+    for heading, rows in by_heading.items():
+        lines += [heading, *rows]
     return "\n".join(lines)
 
 

@@ -3,7 +3,7 @@
     python benchmarks/curvature.py parts [--network=nature_cnn_32,mlp] [--examples=N] \
         [--repeats=30] [--json=FILE]
     python benchmarks/curvature.py width|batch|environments --flagfile=mujoco.flags \
-        [--flags="--critic_updates=1"] [--values=64,256,1024] [--rounds=3] \
+        [--flags="--critic.updates=1"] [--values=64,256,1024] [--rounds=3] \
         [--updates=20] [--json=FILE] [--picture=FILE]
 
 `parts`: for each layer of a network (see update_cost.py) its statistics (the moments of
@@ -44,7 +44,8 @@ from update_cost import NETWORKS, Problem
 
 from acktr_tf import kfac
 from acktr_tf.cli.flags import config_from
-from acktr_tf.config.config import Config
+from acktr_tf.config import Config
+from acktr_tf.config.setting import show
 from acktr_tf.kfac.blocks import Block
 from acktr_tf.kfac.capture import Call
 from acktr_tf.kfac.overlap import patches_overlap
@@ -267,7 +268,7 @@ def width_flags(config: Config, value: int) -> list[str]:
 
 def batch_flags(config: Config, value: int) -> list[str]:
     """Another batch, of as many environments if it is a multiple of them."""
-    num_envs = math.gcd(config.num_envs, value)
+    num_envs = math.gcd(config.environment.num_envs, value)
     return [f"--num_envs={num_envs}", f"--unroll_length={value // num_envs}"]
 
 
@@ -315,6 +316,24 @@ def measure_point(flags: Sequence[str], updates: int) -> dict[str, Any]:
     return found
 
 
+def flags_with(config: Config, algorithm: str, flags: list[str]) -> list[str]:
+    """Returns the flags of the same run with another algorithm, as it is by default.
+
+    Args:
+      config: Settings of the run.
+      algorithm: Name of the algorithm.
+      flags: Flags of the run, for its own algorithm.
+    """
+    if algorithm == config.run.algorithm:
+        return flags
+    own = {entry.path for entry in config.algorithm.entries()}
+    return [
+        f"--{path}={show(entry.default, entry.setting)}"
+        for path, entry in config.replace(run_dir=None).entries().items()
+        if path not in own and path != "algorithm"
+    ] + [f"--algorithm={algorithm}"]
+
+
 def measure_growth(arguments: argparse.Namespace) -> dict[str, Any]:
     """The document of one axis."""
     axis = AXES[arguments.what]
@@ -327,7 +346,8 @@ def measure_growth(arguments: argparse.Namespace) -> dict[str, Any]:
     for _ in range(arguments.rounds):
         for value, found in points.items():
             for name in ALGORITHMS:
-                here = [*flags, *axis.flags(config, value), f"--algorithm={name}"]
+                changed = [*flags, *axis.flags(config, value)]
+                here = flags_with(config_from(changed), name, changed)
                 found[name].append(measure_point(here, arguments.updates))
                 speed = found[name][-1]["steps_per_second"]
                 print(f"{value} {name}: {speed:.0f} steps/s", file=sys.stderr)

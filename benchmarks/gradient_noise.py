@@ -27,10 +27,11 @@ from resumed import Resumed, resume
 
 from acktr_tf.algorithms import Batch, make_batch
 from acktr_tf.algorithms.acktr import ACKTR
-from acktr_tf.environments.vector import Array
+from acktr_tf.config.acktr import ACKTRSettings
 from acktr_tf.errors import UserError
 from acktr_tf.kfac import KFAC
 from acktr_tf.kfac.blocks import Block
+from acktr_tf.types import Array
 
 DAMPINGS = (0.0005, 0.005, 0.05)
 LAMBDAS = (1.0, 0.95, 0.9, 0.8)
@@ -39,9 +40,17 @@ Matrices = list[Array]
 """A gradient, as one matrix a block."""
 
 
+def settings_of(run: Resumed) -> ACKTRSettings:
+    """Returns the settings of the algorithm, which is ACKTR."""
+    settings = run.config.algorithm
+    assert isinstance(settings, ACKTRSettings)
+    return settings
+
+
 def losses_of(run: Resumed) -> tuple[str, ...]:
     """Those whose gradients the optimizer is given."""
-    return ("policy",) if run.config.critic == "separate" else ("policy", "value")
+    separate = settings_of(run).critic == "separate"
+    return ("policy",) if separate else ("policy", "value")
 
 
 def gradients(run: Resumed, optimizer: KFAC, batches: list[Batch]) -> list[Matrices]:
@@ -56,7 +65,7 @@ def gradients(run: Resumed, optimizer: KFAC, batches: list[Batch]) -> list[Matri
             losses = {
                 "policy": -tf.reduce_mean(batch.advantage * log_prob),
                 "value": 0.5
-                * run.config.value_cost
+                * settings_of(run).loss.value_cost
                 * tf.reduce_mean(tf.square(value - batch.target)),
             }
         for name in losses_of(run):

@@ -27,9 +27,8 @@ import tensorflow as tf
 from arguments import output_file, positive
 from resumed import Resumed, resume
 
-from acktr_tf.algorithms import make_batch
-from acktr_tf.environments.vector import Array
 from acktr_tf.errors import UserError
+from acktr_tf.types import Array
 
 EDGES = (0, 20, 100, 300)
 """Steps at which a bin begins; the last one has no end."""
@@ -96,20 +95,18 @@ def measure(run: Resumed, updates: int) -> dict[str, Any]:
     for index, rollout in enumerate(run.rollouts(updates)):
         ended = rollout.terminated | rollout.truncated
         age, lengths = ages(lengths, ended)
-        batch = make_batch(
-            rollout, config.discount, config.gae_lambda, config.value_target_lambda
-        )
-        observation = tf.constant(batch.observation)
-        before = run.policy.evaluate(observation).distribution
-        run.algorithm.update(batch, run.updates + index, measure=False)
-        after = run.policy.evaluate(observation).distribution
+        shape = rollout.observation.shape[2:]
+        observation = tf.constant(rollout.observation.reshape(-1, *shape))
+        before = run.policy.distribution(run.policy(observation))
+        run.learner.update(rollout, run.updates + index, measure=False)
+        after = run.policy.distribution(run.policy(observation))
         kl = before.kl_divergence(after).numpy().reshape(ended.shape)
-        run.scales.update(rollout)
+        run.normalization.update_observations(rollout)
         tally.add(age, kl, rollout.terminated)
     return {
-        "env": config.env,
-        "seed": config.seed,
-        "kl_limit": config.kl_limit,
+        "env": config.environment.env,
+        "seed": config.run.seed,
+        "kl_limit": config.to_dict()["max_kl"] or 0.0,
         "step": run.step,
         "updates": updates,
         **tally.document(),

@@ -26,7 +26,7 @@ from arguments import output_file  # noqa: E402
 from acktr_tf.algorithms import Batch, make_algorithm, make_batch  # noqa: E402
 from acktr_tf.algorithms.acktr import ACKTR  # noqa: E402
 from acktr_tf.algorithms.losses import sampled_log_likelihood  # noqa: E402
-from acktr_tf.config.config import Config  # noqa: E402
+from acktr_tf.config import Config, configure, entries  # noqa: E402
 from acktr_tf.environments import make_vector_env  # noqa: E402
 from acktr_tf.kfac import KFAC  # noqa: E402
 from acktr_tf.kfac.blocks import Block  # noqa: E402
@@ -42,10 +42,10 @@ SETTINGS: dict[str, Any] = {
     "value_cost": 0.5,
     "learning_rate": 0.25,
     "kl_radius": 0.001,
-    "kl_target": 0.0,
+    "target_kl": None,
     "damping": 0.0005,
     "factor_decay": 0.99,
-    "conv_positions": "uncorrelated",
+    "spatial_correlation": "none",
 }
 RADII = [10.0**-k for k in range(1, 9)]
 Forward = Callable[[], tuple[tf.Tensor, tf.Tensor]]
@@ -147,14 +147,15 @@ def linear_heads(seed: int) -> Subject:
 
 def nature_cnn_on_pong(config: Config, updates: int) -> Subject:
     """The step of the last of a few updates of ACKTR."""
-    environments = make_vector_env(config)
+    seed = config.run.seed
+    environments = make_vector_env(config.environment, seed)
     policy = ActorCritic(
-        config, environments.observation_space, environments.action_space
+        config.policy, environments.observation_space, environments.action_space, seed
     )
     algorithm = make_algorithm(config, policy)
     assert isinstance(algorithm, ACKTR)
     collector = Collector(
-        policy, environments, config.unroll_length, config.seed, environments.reset()
+        policy, environments, config.run.unroll_length, seed, environments.reset()
     )
 
     for index in range(updates - 1):
@@ -297,7 +298,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--updates", type=int, default=20, help="updates on Pong first")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
-        "--curvature_fraction", type=float, default=Config.curvature_fraction
+        "--curvature_fraction",
+        type=float,
+        default=entries("acktr")["curvature_fraction"].default,
     )
     parser.add_argument(
         "--output", type=output_file, help="file to write the tables to as well"
@@ -312,7 +315,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "",
     ]
     print("\n".join(lines), flush=True)
-    config = Config(
+    config = configure(
         **SETTINGS,
         seed=arguments.seed,
         curvature_fraction=arguments.curvature_fraction,

@@ -26,13 +26,14 @@ import psutil
 from arguments import output_file
 from machine import machine
 
-from acktr_tf.algorithms import make_algorithm, make_batch
+from acktr_tf.algorithms import make_learner
 from acktr_tf.cli.flags import config_from
-from acktr_tf.config.config import Config
+from acktr_tf.config import Config
+from acktr_tf.config.acktr import ACKTRSettings
 from acktr_tf.environments import make_vector_env
 from acktr_tf.policies.actor_critic import ActorCritic
 from acktr_tf.training.collector import Collector
-from acktr_tf.training.scales import Scales
+from acktr_tf.training.normalization import RunningNormalization
 
 COMPILING = 3
 """Updates, at least, before the first that counts."""
@@ -40,9 +41,10 @@ COMPILING = 3
 
 def warm_up(config: Config) -> int:
     """Updates that do not count."""
-    if config.algorithm == "a2c":
+    if not isinstance(config.algorithm, ACKTRSettings):
         return COMPILING
-    return max(COMPILING, config.factor_update_period, config.inverse_update_period)
+    kfac = config.algorithm.kfac
+    return max(COMPILING, kfac.factor_update_period, kfac.inverse_update_period)
 
 
 def measure(config: Config, updates: int) -> dict[str, Any]:
@@ -52,43 +54,35 @@ def measure(config: Config, updates: int) -> dict[str, Any]:
       config: The run's settings.
       updates: That count; at least one period of the inverses is.
     """
-    environments = make_vector_env(config)
+    seed = config.run.seed
+    environments = make_vector_env(config.environment, seed)
     policy = ActorCritic(
-        config, environments.observation_space, environments.action_space
+        config.policy, environments.observation_space, environments.action_space, seed
     )
-    algorithm = make_algorithm(config, policy)
-    scales = Scales(config, policy)
+    learner = make_learner(config, policy)
+    normalization = RunningNormalization(
+        config.policy, config.returns, environments.num_envs, policy
+    )
     collector = Collector(
-        policy, environments, config.unroll_length, config.seed, environments.reset()
+        learner, environments, config.run.unroll_length, seed, environments.reset()
     )
     left_out = warm_up(config)
-    if config.algorithm == "acktr":
-        updates = max(updates, config.inverse_update_period)
+    if isinstance(config.algorithm, ACKTRSettings):
+        updates = max(updates, config.algorithm.kfac.inverse_update_period)
     found: dict[str, list[float]] = defaultdict(list)
     for index in range(left_out + updates):
         begin = time.perf_counter()
         collected = collector.collect(index * config.batch_size)
         before = time.perf_counter()
-        rollout = scales.scaled(collected.rollout)
-        batch = make_batch(
-            rollout, config.discount, config.gae_lambda, config.value_target_lambda
-        )
-        scalars = algorithm.update(batch, index, measure=False)
-        scales.update(rollout)
+        rollout = normalization.scale_rewards(collected.rollout)
+        phases = learner.update(rollout, index, measure=False).seconds
+        normalization.update_observations(rollout)
         end = time.perf_counter()
         if index < left_out:
             continue
-        phases = {
-            name.removeprefix("seconds_"): seconds
-            for name, seconds in scalars.items()
-            if name.startswith("seconds_")
-        }
         rest = end - before - sum(phases.values())
         phases |= {"rest": rest, "update": end - before, "total": end - begin}
-        phases |= {
-            "acting": collected.acting_seconds,
-            "environments": collected.environment_seconds,
-        }
+        phases |= collected.seconds
         for name, seconds in phases.items():
             found[name].append(seconds)
     environments.close()

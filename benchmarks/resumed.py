@@ -4,20 +4,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
-from acktr_tf.algorithms import make_algorithm
-from acktr_tf.algorithms.base import Algorithm
-from acktr_tf.config.config import Config
+from acktr_tf.algorithms import Learner, make_learner
+from acktr_tf.config import Config
 from acktr_tf.environments import make_vector_env
-from acktr_tf.environments.vector import Array
 from acktr_tf.errors import UserError
 from acktr_tf.policies.actor_critic import ActorCritic
 from acktr_tf.runs import checkpoints
 from acktr_tf.runs import directory as run_directory
+from acktr_tf.states import with_prefix
 from acktr_tf.training.collector import Collector
-from acktr_tf.training.scales import Scales
-from acktr_tf.types import Rollout
+from acktr_tf.training.normalization import RunningNormalization
+from acktr_tf.types import Array, Rollout
 
 
 class Resumed(NamedTuple):
@@ -25,9 +22,9 @@ class Resumed(NamedTuple):
 
     Attributes:
       config: Its settings.
-      policy: What plays.
-      algorithm: What learns.
-      scales: Those of observations and rewards.
+      policy: Policy of the run.
+      learner: Learner of the run.
+      normalization: Normalization of observations and rewards.
       collector: Goes on where the run's environments were.
       lengths: `[B]`, steps of the episodes under way there.
       step: Agent steps of the run.
@@ -36,8 +33,8 @@ class Resumed(NamedTuple):
 
     config: Config
     policy: ActorCritic
-    algorithm: Algorithm
-    scales: Scales
+    learner: Learner
+    normalization: RunningNormalization
     collector: Collector
     lengths: Array
     step: int
@@ -47,7 +44,8 @@ class Resumed(NamedTuple):
         """That many more, with rewards to learn from; arrays are used again."""
         for index in range(count):
             step = self.step + index * self.config.batch_size
-            yield self.scales.scaled(self.collector.collect(step).rollout)
+            rollout = self.collector.collect(step).rollout
+            yield self.normalization.scale_rewards(rollout)
 
 
 def resume(run_dir: Path) -> Resumed:
@@ -61,26 +59,28 @@ def resume(run_dir: Path) -> Resumed:
     if newest is None:
         raise UserError(f"{run_dir} has no checkpoint.")
     saved = checkpoints.load(newest)
-    environments = make_vector_env(config)
+    seed = config.run.seed
+    environments = make_vector_env(config.environment, seed)
     policy = ActorCritic(
-        config, environments.observation_space, environments.action_space
+        config.policy, environments.observation_space, environments.action_space, seed
     )
-    algorithm = make_algorithm(config, policy)
-    checkpoints.assign_variables("policy", policy.variables, saved.arrays)
-    checkpoints.assign_variables("algorithm", algorithm.variables, saved.arrays)
-    scales = Scales(config, policy)
-    scales.restore(checkpoints.below("scales", saved.arrays))
-    arrays = checkpoints.below("environments", saved.arrays)
-    observation, restarted = environments.restore(arrays, saved.state["environments"])
-    lengths = np.asarray(arrays["lengths"]).copy()
+    learner = make_learner(config, policy)
+    learner.load_state(with_prefix("learner", saved.arrays))
+    normalization = RunningNormalization(
+        config.policy, config.returns, environments.num_envs, policy
+    )
+    normalization.load_state(with_prefix("normalization", saved.arrays))
+    state = with_prefix("environments", saved.arrays)
+    observation, restarted = environments.load_state(state)
+    lengths = state["lengths"].copy()
     lengths[restarted] = 0
     return Resumed(
         config,
         policy,
-        algorithm,
-        scales,
-        Collector(policy, environments, config.unroll_length, config.seed, observation),
+        learner,
+        normalization,
+        Collector(learner, environments, config.run.unroll_length, seed, observation),
         lengths,
         saved.step,
-        saved.state["updates"],
+        int(saved.arrays["progress/updates"]),
     )

@@ -27,7 +27,8 @@ from acktr_tf.benchmark import all_jobs
 from acktr_tf.cli.flags import config_from
 from acktr_tf.runs import locks
 from acktr_tf.suites.jobs import FINISHED, Job, child_environment, read_outcome
-from acktr_tf.suites.report import read_run, write_report
+from acktr_tf.suites.report import write_report
+from acktr_tf.suites.results import read_run
 from acktr_tf.suites.suite import Suite, find_suite, read_suite
 
 OTHERS = {"PPO": "ppo", "A2C": "a2c", "TRPO": "trpo"}
@@ -47,8 +48,8 @@ def other_jobs(
             for name, algorithm in OTHERS.items():
                 place = directory / task / name / str(seed)
                 command = [python, str(WORKER), f"--algorithm={algorithm}"]
-                command += [f"--env={config.env}", f"--seed={seed}"]
-                command += [f"--total_steps={config.total_steps}"]
+                command += [f"--env={config.environment.env}", f"--seed={seed}"]
+                command += [f"--total_steps={config.run.total_steps}"]
                 command += [f"--directory={place}"]
                 jobs.append((Job(task, name, seed, place, []), command))
     return jobs

@@ -34,7 +34,7 @@ from arguments import output_file
 from machine import machine
 
 from acktr_tf.cli.flags import config_from
-from acktr_tf.config.config import Config
+from acktr_tf.config import Config
 from acktr_tf.environments.atari import find_game
 
 ENVIRONMENTS = "environments alone"
@@ -74,7 +74,7 @@ def step_environments(flags: list[str], steps: int) -> dict[str, np.ndarray]:
     from acktr_tf.environments import make_vector_env
 
     config = config_from(flags)
-    environments = make_vector_env(config)
+    environments = make_vector_env(config.environment, config.run.seed)
     environments.action_space.seed(0)
     environments.reset()
     done, seconds, log = 0, 0.0, []
@@ -82,9 +82,12 @@ def step_environments(flags: list[str], steps: int) -> dict[str, np.ndarray]:
         # Drawing actions is acting's business: it is not timed.
         actions = [
             np.stack(
-                [environments.action_space.sample() for _ in range(config.num_envs)]
+                [
+                    environments.action_space.sample()
+                    for _ in range(environments.num_envs)
+                ]
             )
-            for _ in range(config.unroll_length)
+            for _ in range(config.run.unroll_length)
         ]
         before = time.perf_counter()
         for action in actions:
@@ -102,7 +105,7 @@ def train(flags: list[str], steps: int) -> dict[str, np.ndarray]:
         run_dir = Path(directory) / "run"
         command = [sys.executable, "-m", "acktr_tf.launch", *flags, "--noprogress_bar"]
         command += [f"--total_steps={steps}", f"--run_dir={run_dir}"]
-        command += ["--evaluation_period=0"]
+        command += ["--evaluation_period=none"]
         run(command)
         return read_log(run_dir / "progress.csv")
 
@@ -111,13 +114,13 @@ def train_sb3(
     python: str, algorithm: str, config: Config, steps: int
 ) -> dict[str, np.ndarray]:
     """The log of a training run of Stable-Baselines3."""
-    env = config.env
+    env = config.environment.env
     with tempfile.TemporaryDirectory() as directory:
         command = [python, str(WORKER), f"--algorithm={algorithm}", f"--env={env}"]
         command += ["--seed=0", f"--directory={directory}", f"--total_steps={steps}"]
         if algorithm == "a2c" and find_game(env):
-            command += [f"--num_envs={config.num_envs}"]
-            command += [f"--unroll_length={config.unroll_length}"]
+            command += [f"--num_envs={config.environment.num_envs}"]
+            command += [f"--unroll_length={config.run.unroll_length}"]
         run([*command, "--games=0"])
         return read_log(Path(directory) / "run" / "progress.csv")
 
@@ -211,11 +214,12 @@ def main() -> None:
     first = flags_of[arguments.flagfile]
     config = config_from(first)
     sb3 = arguments.sb3.split(",") if arguments.sb3_python else []
-    is_known = config.env.endswith("NoFrameskip-v4") and "trpo" not in sb3
-    if sb3 and find_game(config.env) and not is_known:
+    env = config.environment.env
+    is_known = env.endswith("NoFrameskip-v4") and "trpo" not in sb3
+    if sb3 and find_game(env) and not is_known:
         parser.error(
             "Stable-Baselines3 plays games called *NoFrameskip-v4, by ppo and a2c. "
-            f"Received: {config.env}, --sb3={arguments.sb3}"
+            f"Received: {env}, --sb3={arguments.sb3}"
         )
     speeds: dict[str, list[float]] = {}
     shares: dict[str, dict[str, float]] = {}
@@ -244,7 +248,7 @@ def main() -> None:
         }
         for name, found in speeds.items()
     }
-    document = {"env": config.env, "machine": machine(), "results": results}
+    document = {"env": env, "machine": machine(), "results": results}
     print(tables(document))
     if arguments.json:
         arguments.json.write_text(json.dumps(document, indent=2) + "\n")

@@ -13,11 +13,12 @@ from pathlib import Path
 
 import pytest
 from absl.flags import FlagValues
-from suites.test_jobs import calls, fakes, processes, signal_when, wait_for
+from suites.fake_jobs import calls, fakes, processes, signal_when, wait_for
 
 from acktr_tf import benchmark
 from acktr_tf.cli import flags
-from acktr_tf.suites import jobs, report
+from acktr_tf.cli.flag_files import expand
+from acktr_tf.suites import jobs, report, statistics, tables
 from acktr_tf.suites import suite as suites
 from acktr_tf.suites.jobs import Outcome, read_outcome
 
@@ -32,9 +33,9 @@ PICTURE = b"\x89PNG"
 @pytest.fixture
 def directory(fakes, monkeypatch) -> Path:
     """A working directory with a suite, and quick programs that stand for the real."""
-    monkeypatch.setattr(report, "picture", lambda suite, runs: PICTURE)
-    monkeypatch.setattr(report, "_rliable_interval", lambda: None)
-    monkeypatch.setattr(report, "RESAMPLES", 10)
+    monkeypatch.setattr(report, "plot_curves", lambda suite, runs: PICTURE)
+    monkeypatch.setattr(statistics, "_rliable_interval", lambda: None)
+    monkeypatch.setattr(statistics, "RESAMPLES", 10)
     write_suite("good", "good")
     return fakes
 
@@ -233,7 +234,8 @@ def test_stopped_and_continued(directory, capsys):
 def benchmark_process(*arguments):
     script = (
         "import sys\n"
-        "from acktr_tf import benchmark, jobs\n"
+        "from acktr_tf import benchmark\n"
+        "from acktr_tf.suites import jobs\n"
         "jobs.TRAINER, jobs.EVALUATOR = 'fake_trainer', 'fake_evaluator'\n"
         "sys.exit(benchmark.main())\n"
     )
@@ -336,7 +338,9 @@ def test_a_wrong_flag_of_a_suite_is_found_before_anything_is_run(directory, caps
     write_suite("good", "good --hidden_sise=3")
     status, _, err = run(capsys=capsys)
     assert status == 2
-    assert err.startswith("acktr_tf.benchmark: Second, One: Unknown flag --hidden_sise")
+    assert err.startswith(
+        "acktr_tf.benchmark: Second, One: Unknown flag `--hidden_sise`"
+    )
     assert len(err.splitlines()) == 1
     assert calls() == []
 
@@ -410,10 +414,12 @@ def test_a_damaged_config_is_named(directory, capsys):
         status, _, err = run("--seeds=1", capsys=capsys)
         assert status == 2
         assert f"{path} is damaged, or of another version" in err
-    # A setting that there is no more is none that differs.
+    # A setting that there is no more cannot be compared.
     document = {"settings": {"env": "good", "total_steps": 1000, "gone": 1}}
     path.write_text(json.dumps(document))
-    assert run("--seeds=1", capsys=capsys)[0] == 0
+    status, _, err = run("--seeds=1", capsys=capsys)
+    assert status == 2
+    assert "of another version: Unknown setting `gone`." in err
 
 
 # The real trainer -------------------------------------------------------------------
@@ -496,7 +502,7 @@ def test_the_cores_are_all_used_by_default(directory, capsys, monkeypatch):
     monkeypatch.setattr(
         benchmark, "run_jobs", lambda jobs, at_once, **more: asked.append(at_once)
     )
-    run("--jobs=0", capsys=capsys)
+    run("--jobs=auto", capsys=capsys)
     run("--jobs=7", capsys=capsys)
     assert asked == [3, 7]
 
@@ -510,12 +516,12 @@ def test_the_page_shows_commands_that_are_accepted():
     for line in commands:
         values = FlagValues()
         benchmark.define_flags(values)
-        flags.parse(values, shlex.split(line)[3:])
+        flags.parse(values, list(expand(shlex.split(line)[3:])))
     values = FlagValues()
     benchmark.define_flags(values)
     for flag in flags.setting_flags(values):
         assert f"`--{flag.name}`" in text
-    for column in report._COLUMNS:
+    for column in tables.COLUMNS:
         assert f"`{column}`" in text
     assert "docs/benchmark.md" in (ROOT / "README.md").read_text("utf-8")
 

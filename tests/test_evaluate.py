@@ -6,16 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from runs.test_directory import save_policy
+from runs.policies import save_policy
 
 from acktr_tf import evaluate
-from acktr_tf.config.config import Config
+from acktr_tf.config.config import configure
 from acktr_tf.runs import directory as run_directory
+from acktr_tf.runs import film
 from acktr_tf.runs.saved_model import export_policy
 from acktr_tf.training.scoring import EVALUATION, game_seed, score_policy
 
-CARTPOLE = Config(env="CartPole-v1", num_envs=2, hidden_size=8)
-BREAKOUT = Config(env="breakout", env_threads=1)
+CARTPOLE = configure(env="CartPole-v1", num_envs=2, hidden_size=8)
+BREAKOUT = configure(env="breakout", env_threads=1)
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +68,12 @@ def test_scores_are_those_of_the_policy(
     assert (status, err) == (0, "")
     found = json.loads(out)
     expected = score_policy(
-        policies[played], CARTPOLE, 5, greedy=greedy, purpose=EVALUATION
+        policies[played],
+        CARTPOLE.environment,
+        CARTPOLE.run.seed,
+        5,
+        deterministic=greedy,
+        purpose=EVALUATION,
     ).to_dict()
     assert {name: found[name] for name in expected} == expected
     assert found["policy_step"] == step
@@ -199,8 +205,8 @@ def test_missing_packages_for_drawing(runs, tmp_path, capsys, monkeypatch):
 
 
 def test_speed_of_films():
-    assert evaluate.frames_per_second("PongNoFrameskip-v4") == 15
-    assert evaluate.frames_per_second("CartPole-v1") == 50
+    assert film.frames_per_second("PongNoFrameskip-v4") == 15
+    assert film.frames_per_second("CartPole-v1") == 50
 
 
 def test_help_is_there_without_tensorflow():

@@ -9,16 +9,17 @@ from pathlib import Path
 import matplotlib.image
 import numpy as np
 import pytest
-from runs.test_directory import save_policy
-from runs.test_saved_model import contents
+from runs.policies import contents, save_policy
 
 from acktr_tf import evaluate, export
-from acktr_tf.config.config import Config
+from acktr_tf.config.config import configure
 from acktr_tf.runs import directory as run_directory
-from acktr_tf.runs.saved_model import export_policy, load_policy
+from acktr_tf.runs import model_card
+from acktr_tf.runs.loaded_policy import load_policy
+from acktr_tf.runs.saved_model import export_policy
 from acktr_tf.training import scoring
 
-CONFIG = Config(env="CartPole-v1", num_envs=2, hidden_size=8, seed=4)
+CONFIG = configure(env="CartPole-v1", num_envs=2, hidden_size=8, seed=4)
 COMMAND = ["python", "-m", "acktr_tf.launch", "--seed=4", "--run_dir=my run"]
 
 
@@ -129,7 +130,8 @@ def test_the_card_says_what_was_measured(run_dir, capsys):
         *(f"| {name} | {found} |" for name, found in document["versions"].items()),
     ]:
         assert line in card.splitlines()
-    assert json.loads((model / "config.json").read_text())["settings"]["run_dir"] == ""
+    document = json.loads((model / "config.json").read_text())
+    assert document["settings"]["run_dir"] is None
     for name in re.findall(r"`([\w.]+\.(?:json|gz))`|\(([\w.]+\.png)\)", card):
         assert (model / "".join(name)).is_file()
     episodes = gzip.decompress((model / "episodes.csv.gz").read_bytes())
@@ -156,9 +158,9 @@ def test_the_card_shows_how_parts_of_an_observation_are_given(run_dir):
     class Policy:
         config, step, input_names = CONFIG, 3000, ["body_arm", "key"]
 
-    scores = scoring.Scores(np.ones(2), np.ones(2, int), np.arange(2))
-    text = export.card(
-        Path("m"), Policy(), export.read_training(run_dir), {"greedy": scores}, 0
+    scores = scoring.Scores(np.ones(2), np.ones(2, int), np.arange(2)).to_dict()
+    text = model_card.card(
+        Path("m"), Policy(), model_card.read_training(run_dir), {"greedy": scores}, 0
     )
     assert "gives them, a dictionary of `body_arm`, `key`:" in text
     assert 'policy.signatures["serving_default"](**observations)' in text
@@ -185,9 +187,9 @@ def test_the_learning_curve_is_that_of_the_episodes(run_dir, monkeypatch):
         return plot(axes, x, y, *arguments, **options)
 
     monkeypatch.setattr(Axes, "plot", remember)
-    training = export.read_training(run_dir)
+    training = model_card.read_training(run_dir)
     policy = load_policy(run_dir / "export")
-    export.plot_learning_curve(run_dir / "curve.png", policy, training)
+    model_card.plot_learning_curve(run_dir / "curve.png", policy, training)
     steps, returns = drawn["a game"]
     assert (steps[0], steps[-1], returns[0], returns[-1]) == (10, 3000, 1, 300)
     steps, means = drawn["mean of 100 games"]
@@ -196,7 +198,7 @@ def test_the_learning_curve_is_that_of_the_episodes(run_dir, monkeypatch):
     assert means[-1] == pytest.approx(250.5)
     # Fewer games than the window.
     few = training._replace(steps=training.steps[:3], returns=training.returns[:3])
-    export.plot_learning_curve(run_dir / "curve.png", policy, few)
+    model_card.plot_learning_curve(run_dir / "curve.png", policy, few)
     assert drawn["mean of 3 games"][1].tolist() == pytest.approx([2.0])
 
 

@@ -6,10 +6,11 @@ import gymnasium
 import numpy as np
 import pytest
 from absl.flags import FlagValues
-from runs.test_saved_model import CARTPOLE, make_policy
+from runs.policies import CARTPOLE, make_policy
 
 from acktr_tf import evaluate, export
 from acktr_tf.cli import flags
+from acktr_tf.cli.flag_files import expand
 from acktr_tf.runs.saved_model import export_policy
 
 PAGE = Path(__file__).parents[1] / "docs" / "first_steps.md"
@@ -32,7 +33,7 @@ def test_the_commands_are_accepted(line):
     _, _, program, *arguments = shlex.split(line)
     values = FlagValues()
     DEFINE[program](values)
-    flags.parse(values, arguments)
+    flags.parse(values, list(expand(arguments)))
 
 
 def test_all_commands_are_shown():
@@ -49,7 +50,7 @@ def test_the_program_plays_a_game(tmp_path, monkeypatch, capsys):
     observation, _ = environment.reset(seed=0)
     total, ended = 0.0, False
     while not ended:
-        action = int(np.argmax(policy.forward(observation[np.newaxis])[0]))
+        action = int(np.argmax(policy(observation[np.newaxis]).parameters))
         observation, reward, terminated, truncated, _ = environment.step(action)
         total, ended = total + float(reward), terminated or truncated
     assert capsys.readouterr().out == f"return {total}\n"

@@ -11,7 +11,9 @@ import pytest
 from acktr_tf import backend, launch
 from acktr_tf.cli import command
 from acktr_tf.cli.flags import define_settings
-from acktr_tf.config.config import Config, settings
+from acktr_tf.config import Config, configure, entries
+from acktr_tf.config.algorithms import ALGORITHMS
+from acktr_tf.config.setting import show
 from acktr_tf.errors import RunError, UserError
 
 ROOT = Path(launch.__file__).parent.parent
@@ -63,27 +65,74 @@ def trained(tmp_path, monkeypatch) -> list[tuple[Config, list[str]]]:
 # Help -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("flag", ["--help", "-h", "--helpfull"])
-def test_help_shows_every_setting(flag, tmp_path):
-    done = run_launch(flag, cwd=tmp_path, COLUMNS="80")
+@pytest.mark.parametrize(
+    ("arguments", "algorithm"),
+    [
+        (["--help"], "acktr"),
+        (["-h"], "acktr"),
+        (["--algorithm=a2c", "--helpfull"], "a2c"),
+        (["--help", "--flagfile=atari_a2c.flags"], "a2c"),
+    ],
+)
+def test_help_shows_every_setting_of_the_algorithm(arguments, algorithm, tmp_path):
+    done = run_launch(*arguments, cwd=tmp_path, COLUMNS="80")
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
-    for name, (setting, kind, default) in settings().items():
-        if kind is bool:
-            heading = f"  --[no]{name} (default: {str(default).lower()})"
-        else:
-            heading = f"  --{name} (default: {default or default == 0 or 'none'})"
-            heading = heading.replace("True", str(default))
-        assert heading in lines
-        assert f"{setting.group}:" in lines
+    known = entries(algorithm)
+    for path, entry in known.items():
+        name = f"[no]{path}" if entry.kind is bool else path
+        default = show(entry.default, entry.setting)
+        assert f"  --{name} (default: {default})" in lines
+        assert f"{entry.heading}:" in lines
     text = " ".join(done.stdout.split())
-    for setting, _, _ in settings().values():
-        assert " ".join(setting.help.split()) in text
-        assert setting.unit in text
+    for entry in known.values():
+        assert " ".join(entry.setting.help.split()) in text
+        assert entry.setting.unit in text
     assert "An integer >= 1, in agent steps." in text
+    assert "Auto, or an integer >= 1." in text
     for path in (ROOT / "launch").glob("*.flags"):
         assert f"  {path.name}" in lines
     assert "--verbosity (default: 0)" in text
+    for other in ALGORITHMS:
+        assert (f"--algorithm={other} --help" in text) == (other != algorithm)
+        for path in entries(other):
+            assert path in known or f"--{path} " not in text
+    assert f"a run with --algorithm={algorithm}." in text
+
+
+def test_help_on_an_algorithm_that_there_is_not(tmp_path):
+    done = run_launch("--help", "--algorithm=acktor", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "Did you mean acktr?" in done.stderr
+
+
+def test_an_algorithm_of_one_s_own_in_the_working_directory(tmp_path):
+    (tmp_path / "my_module.py").write_text(
+        "import dataclasses\n"
+        "from acktr_tf.config import Settings, setting\n"
+        "@dataclasses.dataclass(frozen=True)\n"
+        "class MySettings(Settings):\n"
+        "    heading = 'Mine'\n"
+        "    epochs: int | None = setting(None, 'Epochs.', low=1, none='auto')\n"
+        "class MyAlgorithm:\n"
+        "    Settings = MySettings\n"
+    )
+    name = "--algorithm=my_module:MyAlgorithm"
+    done = run_launch(name, "--help", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Mine:\n  --epochs (default: auto)\n" in done.stdout
+    assert "--kl_radius" not in done.stdout
+    done = run_launch(name, "--epochs=0", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "`epochs` must be auto, or an integer >= 1" in done.stderr
+    done = run_launch(name, "--kl_radius=1", cwd=tmp_path)
+    assert (
+        "`--kl_radius` belongs to acktr; the run's algorithm is my_mod" in done.stderr
+    )
+    done = run_launch("--algorithm=my_modul:MyAlgorithm", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "names the module my_modul, which is not found" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize(("columns", "width"), [("60", 60), ("80", 80), ("300", 100)])
@@ -119,7 +168,11 @@ def test_flags_are_answered_fast_and_without_tensorflow(tmp_path):
     ("argument", "message"),
     [
         ("--num_envs=0", "`num_envs` must be an integer >= 1. Received: num_envs=0"),
-        ("--num_env=3", "Unknown flag --num_env. Did you mean --num_envs"),
+        ("--num_env=3", "Unknown flag `--num_env`. Did you mean --num_envs"),
+        (
+            "--rmsprop_decay=0.9",
+            "`--rmsprop_decay` belongs to a2c; the run's algorithm",
+        ),
         ("--flagfile=atri.flags", "Did you mean atari.flags"),
         ("pong", "Arguments are flags"),
         ("--seed=1\n2", r"Received: seed='1\n2'"),
@@ -182,7 +235,8 @@ def test_launch_trains_with_the_flags_and_returns_the_status(trained, monkeypatc
     arguments = ["--flagfile=atari.flags", "--seed=3", "--run_dir=R"]
     assert launch.main(arguments) == 0
     ((config, line),) = trained
-    assert (config.env, config.seed, config.run_dir) == ("PongNoFrameskip-v4", 3, "R")
+    assert config.environment.env == "PongNoFrameskip-v4"
+    assert (config.run.seed, config.run.run_dir) == (3, "R")
     assert line == ["python", "-m", "acktr_tf.launch", *arguments]
     trainer = sys.modules["acktr_tf.training.loop"]
     monkeypatch.setattr(trainer, "train", lambda config, command: 143)
@@ -192,12 +246,12 @@ def test_launch_trains_with_the_flags_and_returns_the_status(trained, monkeypatc
 def test_arguments_are_those_of_the_process_by_default(trained, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["launch.py", "--seed=5"])
     assert launch.main() == 0
-    assert trained[0][0].seed == 5
+    assert trained[0][0].run.seed == 5
 
 
 def test_default_run_directory(trained):
     launch.main(["--env=ALE/Pong-v5", "--algorithm=a2c", "--seed=4"])
-    path = Path(trained[0][0].run_dir)
+    path = Path(trained[0][0].run.run_dir)
     assert re.fullmatch(r"runs/ALE_Pong-v5-a2c-4-\d{8}-\d{6}", str(path))
     assert not path.exists()
 
@@ -212,7 +266,7 @@ def test_a_run_directory_that_is_there_is_not_taken_by_default(trained, monkeypa
     names = []
     for _ in range(3):
         launch.main([])
-        names.append(trained[-1][0].run_dir)
+        names.append(trained[-1][0].run.run_dir)
         Path(names[-1]).mkdir(parents=True)
     first = "runs/pong-acktr-0-20200102-030405"
     assert names == [first, f"{first}-2", f"{first}-3"]
@@ -221,7 +275,7 @@ def test_a_run_directory_that_is_there_is_not_taken_by_default(trained, monkeypa
 def test_home_in_the_run_directory(trained, monkeypatch):
     monkeypatch.setenv("HOME", "/some/home")
     launch.main(["--run_dir=~/runs/a"])
-    assert trained[0][0].run_dir == "/some/home/runs/a"
+    assert trained[0][0].run.run_dir == "/some/home/runs/a"
 
 
 def test_effective_settings_are_printed_before_the_run(trained, capsys):
@@ -232,34 +286,43 @@ def test_effective_settings_are_printed_before_the_run(trained, capsys):
 
 def test_effective_settings_are_grouped_aligned_and_marked():
     lines = launch.effective_settings(
-        Config(seed=3, progress_bar=False, damping=0.01, run_dir="R")
+        configure(seed=3, progress_bar=False, damping=0.01, run_dir="R", target_kl=None)
     ).splitlines()
     starred = [line.split()[1] for line in lines if line.startswith("  * ")]
-    assert starred == ["damping", "run_dir", "seed", "progress_bar"]
+    assert starred == ["damping", "target_kl", "run_dir", "seed", "progress_bar"]
     headings = [line for line in lines[1:] if not line.startswith(" ")]
-    assert headings == ["environment", "agent", "learning", "acktr", "run"]
+    assert headings == ["Environment", "Policy", "Returns", "ACKTR", "Run"]
     rows = [line for line in lines[1:] if line.startswith(" ")]
-    unused = ("a2c", "critic")
-    used = [name for name, row in settings().items() if row[0].group not in unused]
+    used = [path for path in entries("acktr") if not path.startswith("critic.")]
     assert [line[4:].split()[0] for line in rows] == used
-    column = 4 + max(len(name) for name in settings()) + 2
+    column = 4 + max(len(path) for path in entries("acktr")) + 2
     assert all(line[column - 2 : column] == "  " for line in rows)
     assert rows[used.index("seed")][column:] == "3"
     assert rows[used.index("progress_bar")][column:] == "false"
+    assert rows[used.index("target_kl")][column:] == "none"
+    assert rows[used.index("env_threads")][column:] == "auto"
     assert rows[used.index("total_steps")][column:] == "10000000 agent steps"
 
 
+def test_a_star_means_another_value_than_the_algorithm_s_default():
+    text = launch.effective_settings(configure(algorithm="a2c", num_envs=32))
+    starred = [line.split()[1] for line in text.splitlines() if line[:4] == "  * "]
+    assert starred == ["num_envs", "algorithm"]
+
+
 def test_settings_without_effect_are_shown_only_if_they_were_changed():
-    text = launch.effective_settings(Config(algorithm="a2c"))
+    text = launch.effective_settings(configure(algorithm="a2c"))
     assert "damping" not in text
     assert "rmsprop_decay" in text
-    text = launch.effective_settings(Config(algorithm="a2c", damping=0.5))
-    heading, row = text.splitlines()[text.splitlines().index("a2c") - 2 :][:2]
-    assert heading == "acktr (without effect on a2c)"
-    assert row.split() == ["*", "damping", "0.5"]
-    assert "critic_damping" in launch.effective_settings(Config(critic="separate"))
-    text = launch.effective_settings(Config(algorithm="a2c", critic="separate"))
-    assert "critic_damping" not in text
+    assert "critic.damping" not in launch.effective_settings(configure())
+    changed = launch.effective_settings(configure(**{"critic.damping": 0.5}))
+    lines = changed.splitlines()
+    (row,) = (i for i, line in enumerate(lines) if "critic." in line[:12])
+    assert lines[row].split() == ["*", "critic.damping", "0.5"]
+    assert lines[row - 1].endswith(" (without effect)")
+    separate = launch.effective_settings(configure(critic="separate"))
+    assert "critic.damping" in separate
+    assert "without effect" not in separate
 
 
 # Backend ----------------------------------------------------------------------------
@@ -366,7 +429,7 @@ def test_stderr_is_held_only_until_the_import_is_done(level, shown, tmp_path):
 
 
 def test_the_page_of_settings_is_what_the_script_writes():
-    script = ROOT / "docs" / "make_settings.py"
+    script = ROOT / "tools" / "make_settings.py"
     spec = importlib.util.spec_from_file_location("make_settings", script)
     assert spec is not None
     assert spec.loader is not None
@@ -374,8 +437,10 @@ def test_the_page_of_settings_is_what_the_script_writes():
     spec.loader.exec_module(module)
     page = module.page()
     assert module.PAGE.read_text(encoding="utf-8") == page, "run tools/make_settings.py"
-    for name in settings():
-        assert f"| `{name}` |" in page
+    for algorithm in ALGORITHMS:
+        for path in entries(algorithm):
+            name = path.removeprefix("critic.")
+            assert f"| `{path}` |" in page or f"| `{name}` |" in page
 
 
 def test_reader_that_stops_reading_is_no_error(tmp_path):

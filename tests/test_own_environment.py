@@ -40,7 +40,7 @@ def train(directory: Path, *flags: str) -> np.ndarray:
 
 
 def test_it_trains(tmp_path):
-    returns = train(tmp_path, "--total_steps=512", "--evaluation_period=0")
+    returns = train(tmp_path, "--total_steps=512", "--evaluation_period=none")
     assert len(returns) == 8
     assert (returns < 0).all()
 

@@ -22,7 +22,7 @@ def test_pages_have_the_tables_of_the_reports(make_reports):
 
 def test_reports_are_of_all_runs_and_all_are_finished(make_reports):
     for name in make_reports.EXCERPTS:
-        with (make_reports.DATA / name / make_reports.LINES).open() as file:
+        with (make_reports.DATA / name / make_reports.RUNS_FILE).open() as file:
             runs = list(csv.DictReader(file))
         assert all(run["status"] == "finished" for run in runs), name
         cells = {(run["task"], run["algorithm"]) for run in runs}
@@ -41,7 +41,11 @@ def test_a_report_is_copied_whole(make_reports, tmp_path, monkeypatch):
     source, docs = tmp_path / "runs", tmp_path / "docs"
     source.mkdir()
     (docs / "images").mkdir(parents=True)
-    for file in (make_reports.TABLES, make_reports.LINES, make_reports.CURVES):
+    for file in (
+        make_reports.PAGE_FILE,
+        make_reports.RUNS_FILE,
+        make_reports.CURVES_FILE,
+    ):
         (source / file).write_text(file)
     monkeypatch.setattr(make_reports, "DOCS", docs)
     monkeypatch.setattr(make_reports, "DATA", docs / "data")

@@ -22,6 +22,7 @@ import numpy as np
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+from acktr_tf.runs import markdown
 from acktr_tf.runs.csv_files import read_columns
 from acktr_tf.runs.directory import without_run_dir
 
@@ -112,7 +113,7 @@ def add(name: str, run_dirs: Iterable[Path]) -> None:
             scores["policy"] = ""  # Its path.
             (target / SCORES).write_text(json.dumps(scores) + "\n")
         document = json.loads((run_dir / "config.json").read_text())
-        document["settings"]["run_dir"] = ""
+        document["settings"]["run_dir"] = None
         document["command"] = without_run_dir(document["command"])
         text = json.dumps(document, indent=2) + "\n"
         (target / "config.json").write_text(text)
@@ -141,22 +142,22 @@ def draw(suite: Suite, runs: list[Run], path: Path) -> None:
 
 
 def table(suite: Suite, runs: list[Run]) -> str:
-    """The suite's table in Markdown, one row a run."""
-    lines = [
-        f"| algorithm | seed | games | steps until {suite.bar:g} | best mean | "
-        "last mean | steps | evaluation |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    """Returns the suite's table in Markdown, one row per run."""
+    header = ["algorithm", "seed", "games", f"steps until {suite.bar:g}"]
+    header += ["best mean", "last mean", "steps", "evaluation"]
+    rows = []
     for run in runs:
         mean = run.mean_return
         reached = np.flatnonzero(mean >= suite.bar)
         when = f"{run.mean_step[reached[0]]:,.0f}" if len(reached) else "not reached"
-        lines.append(
-            f"| {run.algorithm.upper()} | {run.seed} | {len(run.step)} | {when} | "
-            f"{mean.max():.2f} | {mean[-1]:.2f} | {run.step[-1]:,.0f} | "
-            f"{'' if math.isnan(run.score) else f'{run.score:.2f}'} |"
+        rows.append(
+            [
+                *(run.algorithm.upper(), str(run.seed), str(len(run.step)), when),
+                *(f"{mean.max():.2f}", f"{mean[-1]:.2f}", f"{run.step[-1]:,.0f}"),
+                "" if math.isnan(run.score) else f"{run.score:.2f}",
+            ]
         )
-    return "\n".join(lines)
+    return markdown.table(header, rows)
 
 
 def with_table(page: str, name: str, text: str) -> str:

@@ -28,8 +28,9 @@ sys.path.insert(0, str(DOCS.parent / "benchmarks"))
 import kl_by_age
 
 from acktr_tf.cli.flags import config_from
-from acktr_tf.config.config import Config
-from acktr_tf.suites.report import mean_over_seeds
+from acktr_tf.config import entries
+from acktr_tf.runs import markdown
+from acktr_tf.suites.statistics import mean_over_seeds
 
 DATA = DOCS / "data" / "mujoco"
 PAGE = DOCS / "mujoco.md"
@@ -63,12 +64,10 @@ def shown(value: float) -> str:
 
 
 def result_table(result: list[dict[str, str]], published: list[dict[str, str]]) -> str:
-    """ACKTR's scores beside what was published, one row a task."""
-    lines = [
-        "| task | ACKTR, last 100 episodes | each seed | evaluation | ACKTR, paper | "
-        "best published | at the paper's | at the best |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    """Returns ACKTR's scores beside what was published, one row per task."""
+    header = ["task", "ACKTR, last 100 episodes", "each seed", "evaluation"]
+    header += ["ACKTR, paper", "best published", "at the paper's", "at the best"]
+    rows = []
     reached = np.zeros((2, 2), int)
     for row in published:
         runs = [
@@ -88,49 +87,50 @@ def result_table(result: list[dict[str, str]], published: list[dict[str, str]]) 
             reached[column] += met
             words = {(True, True): "yes", (False, True): "evaluation"}
             cells.append(words.get(tuple(met), "training" if met[0] else "no"))
-        lines.append(
-            f"| {row['task']} | {shown(estimate.value)} [{shown(estimate.low)}, "
-            f"{shown(estimate.high)}] | {', '.join(shown(t) for t in training)} | "
-            f"{shown(evaluation)} | {shown(paper)} | {shown(best)} | "
-            f"{cells[0]} | {cells[1]} |"
+        interval = f"[{shown(estimate.low)}, {shown(estimate.high)}]"
+        rows.append(
+            [
+                row["task"],
+                f"{shown(estimate.value)} {interval}",
+                ", ".join(shown(t) for t in training),
+                *(shown(evaluation), shown(paper), shown(best)),
+                *cells,
+            ]
         )
     tasks = len(published)
-    lines += [
-        "",
+    return (
+        f"{markdown.table(header, rows)}\n\n"
         f"At or above the paper's ACKTR: {reached[0][0]} of {tasks} tasks in training, "
         f"{reached[0][1]} of {tasks} in the evaluation. "
-        f"At or above the best published: {reached[1][0]} and {reached[1][1]}.",
-    ]
-    return "\n".join(lines)
+        f"At or above the best published: {reached[1][0]} and {reached[1][1]}."
+    )
 
 
 def tried_table(tried: list[dict[str, str]]) -> str:
-    """The search for settings, one row a set, every seed."""
+    """Returns the search for settings, one row per set, with every seed."""
     scores: dict[str, dict[str, list[tuple[int, float]]]] = defaultdict(
         lambda: defaultdict(list)
     )
     for line in tried:
         entry = (int(line["seed"]), float(line["last_100_mean"]))
         scores[line["settings"]][line["task"]].append(entry)
-    lines = [
-        f"| settings | {' | '.join(TRIED_TASKS)} |",
-        f"|---|{'---|' * len(TRIED_TASKS)}",
-    ]
+    rows = []
     for settings, tasks in sorted(scores.items()):
         cells = [
             ", ".join(f"{score:.0f} ({seed})" for seed, score in sorted(tasks[task]))
             for task in TRIED_TASKS
         ]
-        lines.append(f"| {settings or 'as in the file'} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        rows.append([settings or "as in the file", *cells])
+    return markdown.table(["settings", *TRIED_TASKS], rows)
 
 
 def difference(settings: dict[str, object]) -> str:
-    """In what the settings of a run differ from mujoco.flags, as flags."""
+    """Returns the settings in which a run differs from mujoco.flags, as flags."""
     parts = []
+    defaults = entries("acktr")
     for name, value in config_from([f"--flagfile={FLAGS}"]).to_dict().items():
         # What a setting that came later does by default is what was done before.
-        found = settings.get(name, getattr(Config, name))
+        found = settings.get(name, defaults[name].default)
         if name not in NOT_TRIED and found != value:
             parts.append(f"`{name}={found}`")
     return " ".join(parts)

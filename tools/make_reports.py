@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from make_curves import DATA, DOCS, with_table
 
-from acktr_tf.suites.report import CURVES, LINES, TABLES
+from acktr_tf.suites.report import CURVES_FILE, PAGE_FILE, RUNS_FILE
 
 
 class Excerpt(NamedTuple):
@@ -59,16 +59,16 @@ def table_of(report: str, heading: str) -> str:
 
 def excerpt(name: str) -> str:
     """What the page of a report has between its marks."""
-    report = (DATA / name / TABLES).read_text(encoding="utf-8")
+    report = (DATA / name / PAGE_FILE).read_text(encoding="utf-8")
     return "\n\n".join(table_of(report, h) for h in EXCERPTS[name].headings)
 
 
 def add(name: str, directory: Path) -> None:
     """Copies a benchmark's report into docs/."""
     (DATA / name).mkdir(parents=True, exist_ok=True)
-    for file in (TABLES, LINES):
+    for file in (PAGE_FILE, RUNS_FILE):
         shutil.copy(directory / file, DATA / name)
-    shutil.copy(directory / CURVES, DOCS / "images" / f"{name}.png")
+    shutil.copy(directory / CURVES_FILE, DOCS / "images" / f"{name}.png")
 
 
 def main() -> None:

@@ -2,12 +2,14 @@
 
 from typing import Any
 
+from acktr_tf.runs import markdown
+
 GOAL = 0.92
 """Steps a second over A2C's."""
 
 
 def table(acktr: dict[str, Any], a2c: dict[str, Any]) -> str:
-    """In Markdown, from what phases.py measured of both, with the same batch."""
+    """Returns the budget in Markdown, from what phases.py measured with one batch."""
     ours, theirs = (
         {name: phase["mean"] for name, phase in document["phases"].items()}
         for document in (acktr, a2c)
@@ -20,21 +22,22 @@ def table(acktr: dict[str, Any], a2c: dict[str, Any]) -> str:
         """If factors and inverses were made so many times more seldom."""
         return f"{whole / (whole + (curvature + inverses) / times + step):.2f}"
 
-    return "\n".join(
+    costs = [
+        ["A2C, all", f"{whole:.1f}"],
+        ["ACKTR besides: curvature", f"{curvature:.1f}"],
+        ["inverses", f"{inverses:.1f}"],
+        ["what its step takes longer", f"{step:.1f}"],
+        ["together", f"{curvature + inverses + step:.1f}"],
+        [f"allowed, for {GOAL} of A2C's speed", f"{whole / GOAL - whole:.1f}"],
+    ]
+    ratios = [
+        ["as they are", ratio(1)],
+        ["half as often", ratio(2)],
+        ["a quarter as often", ratio(4)],
+    ]
+    return "\n\n".join(
         [
-            "| | ms an update, mean |",
-            "|---|---|",
-            f"| A2C, all | {whole:.1f} |",
-            f"| ACKTR besides: curvature | {curvature:.1f} |",
-            f"| inverses | {inverses:.1f} |",
-            f"| what its step takes longer | {step:.1f} |",
-            f"| together | {curvature + inverses + step:.1f} |",
-            f"| allowed, for {GOAL} of A2C's speed | {whole / GOAL - whole:.1f} |",
-            "",
-            "| factors and inverses | of A2C's speed |",
-            "|---|---|",
-            f"| as they are | {ratio(1)} |",
-            f"| half as often | {ratio(2)} |",
-            f"| a quarter as often | {ratio(4)} |",
+            markdown.table(["", "ms per update, mean"], costs),
+            markdown.table(["factors and inverses", "of A2C's speed"], ratios),
         ]
     )

@@ -1,5 +1,7 @@
-"""What every command has in common: flags, help, one-line errors, exit statuses."""
+"""Running a command: flags, help, one-line errors, exit statuses."""
 
+import contextlib
+import dataclasses
 import itertools
 import os
 import select
@@ -14,9 +16,16 @@ from typing import TextIO
 from absl.flags import FlagValues
 
 from acktr_tf.backend import check_backend
-from acktr_tf.cli.flag_files import presets
-from acktr_tf.cli.flags import SettingFlag, define, parse, setting_flags
-from acktr_tf.config.setting import Setting
+from acktr_tf.cli.flag_files import Argument, expand, presets
+from acktr_tf.cli.flags import (
+    SettingFlag,
+    chosen_algorithm,
+    define,
+    parse,
+    setting_flags,
+)
+from acktr_tf.config.algorithms import ALGORITHMS
+from acktr_tf.config.setting import Settings, setting
 from acktr_tf.errors import RunError, UserError
 
 INTERRUPTED = 130
@@ -28,10 +37,21 @@ BROKEN_PIPE = 141
 _HELP = ("--help", "-help", "-h", "--helpfull", "--helpshort")
 
 
+@dataclasses.dataclass(frozen=True)
+class CommandSettings(Settings):
+    """Flags of every command."""
+
+    heading = "Command"
+
+    verbosity: int = setting(
+        0, "1 shows where in the code an error arose.", low=0, high=1
+    )
+
+
 def run_command(
     program: str,
     summary: str,
-    define_flags: Callable[[FlagValues], None],
+    define_flags: Callable[[FlagValues, Sequence[Argument]], None],
     main: Callable[[FlagValues], int],
     argv: Sequence[str] | None = None,
 ) -> int:
@@ -43,7 +63,8 @@ def run_command(
     Args:
       program: Module that is run, `acktr_tf.launch`.
       summary: What the command does, for `--help`.
-      define_flags: Defines the command's own flags, by `acktr_tf.cli.flags.define`.
+      define_flags: Defines the command's own flags, by `acktr_tf.cli.flags.define`. It
+        is given the expanded command line, on which the flags may depend.
       main: Does the work with the parsed flags and returns the exit status. It is where
         TensorFlow may be imported, after `acktr_tf.backend.load_tensorflow()`.
       argv: Command line without the program; None takes that of the process.
@@ -53,24 +74,22 @@ def run_command(
       `RunError`, 130 if interrupted, 141 if the output is read no further.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    values = FlagValues()  # type: ignore[no-untyped-call]
-    define_flags(values)
-    define(
-        values,
-        "verbosity",
-        0,
-        Setting("command", "1 shows where in the code an error arose.", low=0, high=1),
-    )
+    verbose = "--verbosity=1" in arguments
     try:
-        if any(argument in _HELP for argument in arguments):
-            print(help_text(program, summary, values), flush=True)
+        values = FlagValues()  # type: ignore[no-untyped-call]
+        wants_help = any(argument in _HELP for argument in arguments)
+        expanded = _expand(arguments, lenient=wants_help)
+        define_flags(values, expanded)
+        define(values, CommandSettings().entries())
+        if wants_help:
+            print(help_text(program, summary, values, expanded), flush=True)
             return 0
-        parse(values, arguments)
+        parse(values, expanded)
+        verbose = values.verbosity == 1
         check_backend()
         return main(values)
     except (UserError, RunError) as error:
-        # A bad flag may stand before --verbosity.
-        if values["verbosity"].value or "--verbosity=1" in arguments:
+        if verbose:
             traceback.print_exc()
         print(f"{program}: {' '.join(str(error).splitlines())}", file=sys.stderr)
         return error.exit_status
@@ -87,8 +106,17 @@ def run_command(
         return BROKEN_PIPE
 
 
+def _expand(arguments: Sequence[str], *, lenient: bool) -> list[Argument]:
+    """Returns the command line with its flag files, or its part before an error."""
+    expanded: list[Argument] = []
+    with contextlib.suppress(*((UserError,) if lenient else ())):
+        for argument in expand(arguments):
+            expanded.append(argument)
+    return expanded
+
+
 def _unread(stream: TextIO) -> bool:
-    """Whether it is a pipe that nobody reads any more."""
+    """Returns whether it is a pipe that nobody reads any more."""
     try:
         descriptor = stream.fileno()
     except (OSError, ValueError):
@@ -98,8 +126,10 @@ def _unread(stream: TextIO) -> bool:
     return any(found & (select.POLLERR | select.POLLHUP) for _, found in poll.poll(0))
 
 
-def help_text(program: str, summary: str, values: FlagValues) -> str:
-    """What `--help` prints: the flags by group, wrapped to the terminal."""
+def help_text(
+    program: str, summary: str, values: FlagValues, arguments: Sequence[Argument]
+) -> str:
+    """Returns what `--help` prints: flags by heading, wrapped to the terminal."""
     width = min(max(shutil.get_terminal_size().columns, 40), 100)
 
     def wrap(text: str, indent: int) -> str:
@@ -120,7 +150,7 @@ def help_text(program: str, summary: str, values: FlagValues) -> str:
         "",
         "flag files:",
         wrap(
-            "--flagfile=<file> reads flags from a file, one a line, as if they stood "
+            "--flagfile=<file> reads flags from a file, one per line, as if they stood "
             "in its place: of two values of a flag the later wins. The file is looked "
             "up in the working directory, then among those of the package:",
             2,
@@ -128,28 +158,40 @@ def help_text(program: str, summary: str, values: FlagValues) -> str:
     ]
     for path in presets():
         lines += [f"  {path.name}", wrap(_title(path), 6)]
-    flags = sorted_by_group(setting_flags(values))
-    for group, members in itertools.groupby(flags, lambda flag: flag.setting.group):
-        lines += ["", f"{group}:"]
+    flags = sorted_by_heading(setting_flags(values))
+    for heading, members in itertools.groupby(flags, lambda flag: flag.entry.heading):
+        lines += ["", f"{heading}:"]
         for flag in members:
-            lines += [f"  {_heading(flag)}", wrap(flag.help or "", 6)]
+            lines += [f"  {_usage(flag)}", wrap(flag.help or "", 6)]
     lines += ["  --help", wrap("Show this.", 6)]
+    if "algorithm" in values:
+        chosen, _ = chosen_algorithm(arguments)
+        others = [name for name in ALGORITHMS if name != chosen]
+        lines += [
+            "",
+            wrap(
+                f"These are the flags of a run with --algorithm={chosen}. Those of "
+                "another algorithm: "
+                + ", ".join(f"--algorithm={name} --help" for name in others)
+                + ", or --algorithm=my_module:MyAlgorithm --help.",
+                0,
+            ),
+        ]
     return "\n".join(lines)
 
 
-def sorted_by_group(flags: Sequence[SettingFlag]) -> list[SettingFlag]:
-    """Flags with those of a group together, groups in the order of their first flag."""
-    groups = list(dict.fromkeys(flag.setting.group for flag in flags))
-    return sorted(flags, key=lambda flag: groups.index(flag.setting.group))
+def sorted_by_heading(flags: Sequence[SettingFlag]) -> list[SettingFlag]:
+    """Sorts flags by heading, headings in the order of their first flag."""
+    headings = list(dict.fromkeys(flag.entry.heading for flag in flags))
+    return sorted(flags, key=lambda flag: headings.index(flag.entry.heading))
 
 
-def _heading(flag: SettingFlag) -> str:
+def _usage(flag: SettingFlag) -> str:
     name = f"--[no]{flag.name}" if flag.boolean else f"--{flag.name}"
-    default = str(flag.default)
-    return f"{name} (default: {default.lower() if flag.boolean else default or 'none'})"
+    return f"{name} (default: {flag.shown_default})"
 
 
 def _title(path: Path) -> str:
-    """The comment in the first line of a flag file."""
+    """Returns the comment in the first line of a flag file."""
     with path.open(encoding="utf-8", errors="replace") as file:
         return file.readline().lstrip("# ").strip()

@@ -14,22 +14,20 @@ SUFFIX = ".flags"
 
 
 class Argument(NamedTuple):
-    """One flag as it was given.
+    """One argument of a command line or line of a flag file.
 
     Attributes:
-      text: `--name=value`, `--name` or `--noname`; whatever else stood in its place on
-        the command line is left as it is.
-      value: What followed `--name` as an argument of its own, or None.
+      text: `--name=value`, `--name` or `--noname`; on the command line also the value
+        of the flag before it, or what is no flag.
       origin: ` (file, line n)`, or empty for the command line.
     """
 
     text: str
-    value: str | None = None
     origin: str = ""
 
 
 def preset_directories() -> list[Path]:
-    """Where the package's own files may be, in the order of the lookup."""
+    """Lists where the package's own files may be, in the order of the lookup."""
     installed = [
         sysconfig.get_path("data", scheme)
         for scheme in (
@@ -44,7 +42,7 @@ def preset_directories() -> list[Path]:
 
 
 def presets(suffix: str = SUFFIX) -> list[Path]:
-    """The package's own files whose names end in `suffix`, one of each name."""
+    """Lists the package's own files whose names end in `suffix`, one of each name."""
     found: dict[str, Path] = {}
     for directory in preset_directories():
         for path in sorted(directory.glob(f"*{suffix}")):
@@ -53,7 +51,7 @@ def presets(suffix: str = SUFFIX) -> list[Path]:
 
 
 def find(name: str, origin: str = "") -> Path:
-    """The file that `--flagfile=name` means.
+    """Finds the file that `--flagfile=name` means.
 
     Args:
       name: As given; see `find_preset`.
@@ -68,9 +66,7 @@ def find(name: str, origin: str = "") -> Path:
 
 
 def find_preset(name: str, suffix: str, what: str, origin: str = "") -> Path:
-    """A file of the user's, or else of the package's.
-
-    It is looked up in the working directory, then among the package's own.
+    """Finds a file in the working directory, or else among the package's own.
 
     Args:
       name: Not empty; `~` stands for the home directory.
@@ -101,44 +97,40 @@ def find_preset(name: str, suffix: str, what: str, origin: str = "") -> Path:
     )
 
 
-def expand(arguments: Sequence[str], valued: Sequence[str]) -> Iterator[Argument]:
-    """The flags of a command line, those of flag files in the place of `--flagfile`.
+def expand(arguments: Sequence[str]) -> Iterator[Argument]:
+    """Puts the flags of flag files in the place of `--flagfile`.
 
     Args:
       arguments: The command line without the program.
-      valued: Names of the flags that take a value, which may be the next argument.
 
     Yields:
       Arguments in order, so that a later one wins over an earlier.
 
     Raises:
       UserError: A flag file is missing, cannot be read, includes itself, or has a line
-        that is not a flag; or the value of a flag is missing.
+        that is not a flag.
     """
     remaining = iter(arguments)
     for text in remaining:
-        value = None
-        if flag_name(text) in (*valued, "flagfile") and "=" not in text:
-            value = next(remaining, None)
-            if value is None or value.startswith("--"):
-                raise UserError(
-                    f"`--{flag_name(text)}` needs a value: --{flag_name(text)}=<value>."
-                )
-        if flag_name(text) == "flagfile":
-            name = text.partition("=")[2] if value is None else value
-            yield from _read(find(name), ())
-        else:
-            yield Argument(text, value)
+        if flag_name(text) != "flagfile":
+            yield Argument(text)
+            continue
+        name: str | None = text.partition("=")[2]
+        if "=" not in text:
+            name = next(remaining, None)
+            if name is None or name.startswith("--"):
+                raise UserError("`--flagfile` needs a value: --flagfile=<value>.")
+        yield from _read(find(name or ""), ())
 
 
 def flag_name(text: str) -> str:
-    """`name` of `--name=value`, `--name` or with one dash; empty if it is no flag."""
-    match = re.match(r"--?([A-Za-z][\w-]*)(=|\Z)", text)
+    """Returns `name` of `--name=value`, `--name` or with one dash, or nothing."""
+    match = re.match(r"--?([A-Za-z][\w.-]*)(=|\Z)", text)
     return match[1] if match else ""
 
 
 def _read(path: Path, including: tuple[Path, ...]) -> Iterator[Argument]:
-    """The flags of a file, and in their places those of the files it includes."""
+    """Reads the flags of a file, and in their places those of the files it includes."""
     for number, line in enumerate(_lines(path), start=1):
         text = line.strip()
         if not text or text.startswith(("#", "//")):
@@ -194,7 +186,7 @@ def _check_line(text: str, origin: str) -> None:
 
 
 def _similar(name: str, suffix: str) -> str:
-    """The package's files most like `name`, or all of them if none is."""
+    """Returns the package's files most like `name`, or all of them if none is."""
     names = [path.name for path in presets(suffix)]
     if not names:
         return ""

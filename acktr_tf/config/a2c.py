@@ -15,10 +15,10 @@ class A2CSettings(Settings):
     """Settings of the algorithm A2C."""
 
     heading = "A2C"
-    # openai/baselines a2c: 5 steps of 16 environments, returns without GAE.
     defaults: ClassVar[Mapping[str, Any]] = MappingProxyType(
         {"num_envs": 16, "unroll_length": 5, "gae_lambda": 1.0}
     )
+    defaults_source = "openai/baselines a2c: 5 steps of 16 environments, without GAE"
 
     learning_rate: LearningRateSettings = group(LearningRateSettings())
     loss: ActorCriticLossSettings = group(ActorCriticLossSettings())

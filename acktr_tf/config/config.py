@@ -115,11 +115,18 @@ def entries(algorithm: str) -> dict[str, Entry]:
     shared = [cls.from_paths(settings.defaults) for cls in _SHARED]
     *before, run = shared
     groups = [*before, settings(), run]
-    return {entry.path: entry for group in groups for entry in group.entries()}
+    found = {entry.path: entry for group in groups for entry in group.entries()}
+    for path in settings.defaults:
+        about = found[path].setting
+        source = dataclasses.replace(about, source=settings.defaults_source)
+        found[path] = found[path]._replace(setting=source)
+    return found
 
 
 def unknown_setting(path: str, algorithm: str, known: list[str], dash: str = "") -> str:
     """Returns what is wrong with a setting that a run of `algorithm` does not have.
+
+    For a setting of another algorithm, the text says what to do.
 
     Args:
       path: Name of the setting.
@@ -136,10 +143,11 @@ def unknown_setting(path: str, algorithm: str, known: list[str], dash: str = "")
     if owners:
         return (
             f"`{dash}{path}` belongs to {' and '.join(owners)}; the run's algorithm is "
-            f"{algorithm}."
+            f"{algorithm}. Leave it out, or choose {dash}algorithm={owners[0]}."
         )
     names = [f"{dash}{name}" for name in known]
-    return f"Unknown setting `{dash}{path}`.{did_you_mean(f'{dash}{path}', names)}"
+    noun = "flag" if dash else "setting"
+    return f"Unknown {noun} `{dash}{path}`.{did_you_mean(f'{dash}{path}', names)}"
 
 
 def differences(started: Config, requested: Config) -> list[str]:

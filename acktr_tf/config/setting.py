@@ -142,6 +142,7 @@ class Settings:
       heading: Title of the group in `--help` and in the documentation.
       defaults: Path of a setting outside of the group → its default, where a group that
         belongs to an algorithm wants another one than the shared groups have.
+      defaults_source: Where these defaults come from.
 
     Raises:
       UserError: On construction, if a value has the wrong type or is out of range.
@@ -149,6 +150,7 @@ class Settings:
 
     heading: ClassVar[str] = ""
     defaults: ClassVar[Mapping[str, Any]] = types.MappingProxyType({})
+    defaults_source: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):

@@ -16,9 +16,10 @@ import numpy as np
 import numpy.typing as npt
 from ale_py import roms, vector_env
 
-from acktr_tf.config.setting import closest
-from acktr_tf.environments.vector import Array, EpisodeSeeds, VectorEnvironment
+from acktr_tf.config.setting import did_you_mean
+from acktr_tf.environments.vector import EpisodeSeeds, VectorEnvironment
 from acktr_tf.errors import UserError
+from acktr_tf.types import Array
 
 FRAME_SKIP = 4
 FRAME_STACK = 4
@@ -38,7 +39,7 @@ _OTHER_VERSION = re.compile(
 
 
 def find_game(name: str) -> tuple[str, float] | None:
-    """The game that `name` stands for.
+    """Finds the game that `name` stands for.
 
     Args:
       name: `ALE/Pong-v5`, `PongNoFrameskip-v4` or `pong`.
@@ -65,7 +66,7 @@ def find_game(name: str) -> tuple[str, float] | None:
     elif (match := _OTHER_VERSION.fullmatch(name)) and match["game"] in by_pascal_case:
         pascal = match["game"]
         game = by_pascal_case[pascal]
-        if _is_of_another(name):
+        if _is_another_simulators(name):
             return None
         if game not in MULTI_PLAYER_GAMES:
             raise UserError(
@@ -84,7 +85,7 @@ def find_game(name: str) -> tuple[str, float] | None:
             for pascal, game in by_pascal_case.items()
             if game not in MULTI_PLAYER_GAMES
         ]
-        raise UserError(f"Unknown Atari game `{name}`.{closest(name, known)}")
+        raise UserError(f"Unknown Atari game `{name}`.{did_you_mean(name, known)}")
     if game in MULTI_PLAYER_GAMES:
         raise UserError(
             f"`{name}` is a game for several players only. Accepted: the "
@@ -93,17 +94,17 @@ def find_game(name: str) -> tuple[str, float] | None:
     return game, stickiness
 
 
-def _is_of_another(name: str) -> bool:
-    """Whether Gymnasium knows an environment of that name that is not ALE's.
+def _is_another_simulators(name: str) -> bool:
+    """Returns whether Gymnasium knows an environment of that name that is not ALE's.
 
-    Its card game is called `Blackjack-v1`.
+    Gymnasium's card game is called `Blackjack-v1`.
     """
     spec = gymnasium.registry.get(name)
     return spec is not None and not str(spec.entry_point).startswith("ale_py.")
 
 
 def game_names() -> list[str]:
-    """ALE's plain names of the games that one player can play."""
+    """Lists ALE's plain names of the games that one player can play."""
     return [game for game in roms.get_all_rom_ids() if game not in MULTI_PLAYER_GAMES]
 
 
@@ -117,13 +118,13 @@ class AtariEnvironment(VectorEnvironment):
     Args:
       game: ALE's name, for example `pong`.
       num_envs: `B`.
-      episode_seeds: The reset seed of each game.
+      episode_seeds: Reset seed of each game.
       repeat_action_probability: Probability that the emulator repeats the previous
         action (sticky actions, Machado et al. 2018).
       clip_rewards: Learn from rewards clipped to [-1, 1].
       life_loss_terminates: A lost life is a terminal state for learning.
       reseed_steps: See `VectorEnvironment`.
-      threads: Emulator threads; 0 takes one a core.
+      threads: Emulator threads; None takes one per core.
       render: Whether `render` will be called. The colour screen is that of a second
         emulator which is given the same seeds and actions.
 
@@ -141,12 +142,12 @@ class AtariEnvironment(VectorEnvironment):
         clip_rewards: bool = True,
         life_loss_terminates: bool = True,
         reseed_steps: int = 0,
-        threads: int = 0,
+        threads: int | None = None,
         render: bool = False,
     ) -> None:
         require_rom(game)
         options: dict[str, Any] = {
-            "num_threads": threads,
+            "num_threads": threads or 0,
             "max_num_frames_per_episode": MAX_FRAMES,
             "repeat_action_probability": repeat_action_probability,
             "frameskip": FRAME_SKIP,
@@ -225,7 +226,7 @@ class AtariEnvironment(VectorEnvironment):
         return terminated | self._life_lost
 
     def render(self) -> list[Array]:
-        """The current colour screen of every game, `[210, 160, 3]` uint8 each.
+        """Returns the colour screen of every game, `[210, 160, 3]` uint8 each.
 
         Raises:
           ValueError: The environment was made without `render=True`.
@@ -252,4 +253,6 @@ def require_rom(game: str) -> None:
                 "it: reinstall it, or unset ALE_ROMS_DIR if that is set."
             ) from error
     if path is None:
-        raise UserError(f"Unknown Atari game `{game}`.{closest(game, game_names())}")
+        raise UserError(
+            f"Unknown Atari game `{game}`.{did_you_mean(game, game_names())}"
+        )

@@ -11,21 +11,17 @@ import gymnasium
 import numpy as np
 import numpy.typing as npt
 
-from acktr_tf.config.setting import closest
-from acktr_tf.environments.pictures import (
-    REMEDY,
-    Offscreen,
-    Pictures,
-    picture_options,
+from acktr_tf.config.setting import did_you_mean
+from acktr_tf.environments.pixels import (
+    INSTALLATION_HINT,
+    OffscreenRendering,
+    PixelObservation,
+    pixel_options,
 )
-from acktr_tf.environments.processes import Undisturbed, close_processes, start_method
-from acktr_tf.environments.vector import (
-    UNSEEDED,
-    Array,
-    EpisodeSeeds,
-    VectorEnvironment,
-)
+from acktr_tf.environments.processes import DeferSignals, close_processes, start_method
+from acktr_tf.environments.vector import UNSEEDED, EpisodeSeeds, VectorEnvironment
 from acktr_tf.errors import UserError
+from acktr_tf.types import Array
 
 
 class GymEnvironment(VectorEnvironment):
@@ -35,13 +31,13 @@ class GymEnvironment(VectorEnvironment):
       env_id: Gymnasium's id, for example `CartPole-v1`; with a module before it,
         `package.module:Name-v0`, that is imported first.
       num_envs: `B`.
-      episode_seeds: The reset seed of each episode.
-      vectorization: "sync" for one process, "async" for one an environment; those that
-        draw are always "async".
+      episode_seeds: Reset seed of each episode.
+      vectorization: "sync" for one process, "async" for one per environment;
+        environments that are drawn are always "async".
       render: Whether `render` will be called.
-      pixels: Height and width of the pictures to observe; 0 for the environment's own
-        observations.
-      frame_stack: How many observations, up to the current one, make one.
+      pixels: Height and width of the pictures to observe; None for the environment's
+        own observations.
+      frame_stack: Number of observations, up to the current one, that make one.
       reseed_steps: See `VectorEnvironment`.
       stagger: Whether a time limit sets the environments apart; see
         `VectorEnvironment`.
@@ -59,7 +55,7 @@ class GymEnvironment(VectorEnvironment):
         *,
         vectorization: str = "sync",
         render: bool = False,
-        pixels: int = 0,
+        pixels: int | None = None,
         frame_stack: int = 1,
         reseed_steps: int = 0,
         stagger: bool = False,
@@ -72,11 +68,11 @@ class GymEnvironment(VectorEnvironment):
         wrappers: list[Any] = []
         if vectorization == "async":
             vector["context"] = start_method()
-            wrappers.append(functools.partial(Undisturbed, starter=os.getpid()))
+            wrappers.append(functools.partial(DeferSignals, starter=os.getpid()))
         if render or pixels:
-            wrappers.append(Offscreen)
+            wrappers.append(OffscreenRendering)
         if pixels:
-            wrappers.append(functools.partial(Pictures, size=pixels))
+            wrappers.append(functools.partial(PixelObservation, size=pixels))
         if frame_stack > 1:
             stack = gymnasium.wrappers.FrameStackObservation
             wrappers.append(functools.partial(stack, stack_size=frame_stack))
@@ -84,7 +80,7 @@ class GymEnvironment(VectorEnvironment):
             # An environment that cannot be rendered need not know the arguments.
             options: dict[str, Any] = {"render_mode": "rgb_array"} if render else {}
             if pixels:
-                options = picture_options(env_id, pixels)
+                options = pixel_options(env_id, pixels)
             self._vector: Any = gymnasium.make_vec(
                 env_id,
                 num_envs,
@@ -95,12 +91,12 @@ class GymEnvironment(VectorEnvironment):
             )
         except gymnasium.error.UnregisteredEnv as error:
             raise UserError(
-                f"Unknown environment `{env_id}`.{closest(env_id, _offered_ids())}"
+                f"Unknown environment `{env_id}`.{did_you_mean(env_id, _offered_ids())}"
             ) from error
         # Anything can go wrong in the constructor of a user's own environment.
         except Exception as error:
             raise UserError(
-                f"The environment `{env_id}` cannot be made: {_described(error)}"
+                f"The environment `{env_id}` cannot be made: {_one_line(error)}"
             ) from error
         if vectorization == "async":
             # Python ends its processes at exit by a signal, which those put off.
@@ -130,15 +126,15 @@ class GymEnvironment(VectorEnvironment):
         """
         try:
             with warnings.catch_warnings():
-                # Of each process; the error says it all.
+                # Each process warns; the error says it all.
                 warnings.simplefilter("ignore")
                 self._vector.reset()
                 self._vector.render()
         # What fails, and how, differs by system, driver and simulator.
         except Exception as error:
             raise UserError(
-                f"The environment `{env_id}` cannot be drawn: {_described(error)}. "
-                f"{REMEDY}"
+                f"The environment `{env_id}` cannot be drawn: {_one_line(error)}. "
+                f"{INSTALLATION_HINT}"
             ) from error
 
     def _reset_some(self, mask: npt.NDArray[np.bool_], seeds: Array) -> Array:
@@ -155,14 +151,13 @@ class GymEnvironment(VectorEnvironment):
         return self.observations.encode(observation), reward, terminated, truncated
 
     def render(self) -> list[Array]:
-        """The current picture of every environment, `[H, W, 3]` uint8 each."""
+        """Returns the current picture of every environment, `[H, W, 3]` uint8 each."""
         return list(self._vector.render())
 
     def close(self) -> None:
         """Closes the environments, and warns of those that fail to.
 
-        It raises nothing: whatever an environment still has to say when it is closed,
-        what it was closed for is more.
+        Raises nothing: the reason for closing matters more than an error while closing.
         """
         try:
             if isinstance(self._vector, gymnasium.vector.AsyncVectorEnv):
@@ -172,18 +167,18 @@ class GymEnvironment(VectorEnvironment):
         # Anything can go wrong in a user's own environment.
         except Exception as error:
             warnings.warn(
-                f"An environment failed while it was closed: {_described(error)}",
+                f"An environment failed while it was closed: {_one_line(error)}",
                 stacklevel=2,
             )
 
 
-def _described(error: Exception) -> str:
-    """In one line."""
+def _one_line(error: Exception) -> str:
+    """Returns an error as one line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def _offered_ids() -> list[str]:
-    """The registered ids, of Atari's many only those that are accepted here."""
+    """Lists the registered ids, of Atari only those that are accepted here."""
     return [
         env_id
         for env_id, spec in gymnasium.registry.items()

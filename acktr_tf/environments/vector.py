@@ -1,12 +1,12 @@
-"""What every vector of environments here does, whatever simulator is behind it.
+"""Vectors of environments, whatever simulator is behind them.
 
 The seed that a simulator was last reset with and the actions taken since decide all
-that a deterministic simulator does. So a saved position is those, and restoring replays
-them.
+that a deterministic simulator does. So the saved state is the seed and the actions, and
+loading it replays the actions.
 """
 
 import abc
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import gymnasium
@@ -14,20 +14,19 @@ import numpy as np
 import numpy.typing as npt
 
 from acktr_tf.environments import checks
+from acktr_tf.environments.replay import ActionHistory, Replay
 from acktr_tf.spaces.observations import Observations
-from acktr_tf.types import Episode, Step
-
-Array = npt.NDArray[Any]
+from acktr_tf.types import Array, Episode, Step
 
 EpisodeSeeds = Callable[[int, int], int]
 """(environment index, episode index) → reset seed in [0, 2³¹)."""
 
 UNSEEDED = -1
-"""In place of a reset seed: the simulator's own generator goes on."""
+"""Stands for no reset seed: the simulator's own generator goes on."""
 
 
 def training_seeds(seed: int) -> EpisodeSeeds:
-    """Reset seeds that are independent over environments, episodes and runs."""
+    """Returns reset seeds that are independent over environments, episodes and runs."""
 
     def episode_seed(environment: int, episode: int) -> int:
         sequence = np.random.SeedSequence([seed, environment, episode])
@@ -44,12 +43,12 @@ class VectorEnvironment(abc.ABC):
     environments and how to step all of them.
 
     Args:
-      name: What the user called the environment, for messages.
+      name: Name that the user gave the environment, for messages.
       num_envs: `B`.
-      observation_space: Of one environment, as the simulator has it. Everything here
+      observation_space: Space of one environment, as the simulator has it. Every method
         that returns observations returns them encoded; see `Observations.encode`.
-      action_space: Of one environment.
-      episode_seeds: The reset seed of each episode that is given one.
+      action_space: Space of one environment.
+      episode_seeds: Reset seed of each episode that is given one.
       reseed_steps: Steps of an environment after which the next episode is given a
         seed; those before continue the simulator's own generator. 0 seeds every
         episode. A seed costs time (ALE loads the game anew, as long as 200 steps);
@@ -57,8 +56,8 @@ class VectorEnvironment(abc.ABC):
       time_limit: Steps after which the simulator truncates an episode, by which the
         environments are set apart: the first episode of environment `i` is truncated
         after `(i + 1) / B` of them, and is not among the episodes that `step` returns.
-        Else all would be at the same time of their episodes, and each batch of
-        another. None sets nothing apart.
+        Otherwise all environments would be at the same time of their episodes, and each
+        batch at another. None sets nothing apart.
 
     Raises:
       UserError: The observation space is not supported.
@@ -82,22 +81,21 @@ class VectorEnvironment(abc.ABC):
         self.episode_seeds = episode_seeds
         self._reseed_steps = reseed_steps
         self._steps = 0
-        # Of the first episodes; the last one's is the simulator's own to end.
+        # Of the first episodes; the simulator itself ends that of the last environment.
         self._first_limits = np.full(num_envs, np.iinfo(np.int64).max)
         if time_limit is not None:
             shares = np.arange(1, num_envs) / num_envs
             self._first_limits[:-1] = np.ceil(shares * time_limit)
-        # Of the episode under way, and since the environment was last seeded.
+        # Of the episode under way.
         self._episode_index = np.zeros(num_envs, np.int64)
         self._returns = np.zeros(num_envs, np.float64)
         self._lengths = np.zeros(num_envs, np.int64)
-        self._seeded_index = np.zeros(num_envs, np.int64)
-        # Actions of all environments, of which each needs its last `_ages`.
-        self._actions: list[Array] = []
-        self._ages = np.zeros(num_envs, np.int64)
+        # Since the environment was last seeded.
+        self._seeded_episode = np.zeros(num_envs, np.int64)
+        self._history = ActionHistory(num_envs)
         self._observation: Array | None = None
 
-    # What a simulator provides --------------------------------------------------
+    # Provided by a simulator ----------------------------------------------------
     @abc.abstractmethod
     def _reset_some(self, mask: npt.NDArray[np.bool_], seeds: Array) -> Array:
         """Starts new episodes where `mask` `[B]`, with `seeds` `[mask.sum()]`.
@@ -111,32 +109,34 @@ class VectorEnvironment(abc.ABC):
 
     @abc.abstractmethod
     def _step_all(self, actions: Array) -> tuple[Array, Array, Array, Array]:
-        """One step: observation, raw reward, terminated and truncated, `[B, ...]`.
+        """Steps all environments.
 
-        The observation must not be aliased by later calls.
+        Returns:
+          Observation, raw reward, terminated and truncated, `[B, ...]` each. The
+          observation must not be aliased by later calls.
         """
 
     def _learning_reward(self, reward: Array) -> Array:
-        """The reward to learn from, given the raw one."""
+        """Returns the reward to learn from, given the raw one."""
         return reward
 
     def _learning_terminated(self, terminated: Array) -> Array:
-        """Where learning takes the episode as ended, given where the game did."""
+        """Returns where the episode ends for learning, given where the game ended."""
         return terminated
 
     @abc.abstractmethod
     def render(self) -> list[Array]:
-        """The current picture of every environment, `[H, W, 3]` uint8 each."""
+        """Returns the current picture of every environment, `[H, W, 3]` uint8 each."""
 
     @abc.abstractmethod
     def close(self) -> None:
         """Frees the simulators."""
 
-    # What the rest of the package uses ------------------------------------------
+    # Used by the rest of the package --------------------------------------------
     def reset(self) -> Array:
         """Starts the first episode of every environment; returns `[B, ...]`."""
         self._episode_index[:] = 0
-        return self._begin(np.ones(self.num_envs, np.bool_), seeded=True)
+        return self._reset_where(np.ones(self.num_envs, np.bool_), seeded=True)
 
     def step(self, actions: Array) -> Step:
         """Steps every environment and resets those whose episode ended.
@@ -154,15 +154,15 @@ class VectorEnvironment(abc.ABC):
             self.name,
             self._steps,
             self.num_envs,
-            self.observations.space,
+            self.observations.encoded_space,
             observation,
             reward,
         )
         self._steps += 1
         self._returns += reward
         self._lengths += 1
-        self._remember(actions)
-        cut = self._cut_short() & ~(terminated | truncated)
+        self._history.record(actions)
+        cut = self._stagger_cut() & ~(terminated | truncated)
         truncated = truncated | cut
         # An episode that ends in a terminal state at its time limit has no future.
         truncated = truncated & ~terminated
@@ -177,8 +177,8 @@ class VectorEnvironment(abc.ABC):
             if truncated.any():
                 final_observation = observation.copy()
             self._episode_index[ended] += 1
-            due = self._ages >= self._reseed_steps
-            observation = self._begin(ended, seeded=due)
+            due = self._history.steps_since_seed >= self._reseed_steps
+            observation = self._reset_where(ended, seeded=due)
         self._observation = observation
         return Step(
             observation,
@@ -189,23 +189,23 @@ class VectorEnvironment(abc.ABC):
             episodes,
         )
 
-    def _cut_short(self) -> npt.NDArray[np.bool_]:
-        """`[B]`: whose first episode is as long as it may be."""
+    def _stagger_cut(self) -> npt.NDArray[np.bool_]:
+        """Returns `[B]`, where the first episode is as long as it may be."""
         return (self._episode_index == 0) & (self._lengths >= self._first_limits)
 
-    def _begin(self, mask: npt.NDArray[np.bool_], seeded: npt.ArrayLike) -> Array:
+    def _reset_where(self, mask: npt.NDArray[np.bool_], seeded: npt.ArrayLike) -> Array:
         """Starts the episode that `_episode_index` names, where `mask`.
 
         Args:
           mask: `[B]`.
-          seeded: `[B]`, or one for all: whether a seed of its own starts it.
+          seeded: `[B]`, or one for all: whether a seed of its own starts the episode.
         """
         seeded = np.broadcast_to(seeded, mask.shape)
         seeds = np.full(self.num_envs, UNSEEDED)
         for i in np.flatnonzero(mask & seeded):
             seeds[i] = self.episode_seeds(int(i), int(self._episode_index[i]))
-            self._seeded_index[i] = self._episode_index[i]
-            self._ages[i] = 0
+            self._seeded_episode[i] = self._episode_index[i]
+            self._history.forget(int(i))
         self._returns[mask] = 0.0
         self._lengths[mask] = 0
         with checks.simulator_faults(self.name, self._steps):
@@ -214,99 +214,85 @@ class VectorEnvironment(abc.ABC):
             self.name,
             self._steps,
             self.num_envs,
-            self.observations.space,
+            self.observations.encoded_space,
             self._observation,
         )
         return self._observation
 
-    def _remember(self, actions: Array) -> None:
-        """Adds what was done, and forgets what was done before all seeds."""
-        self._actions.append(np.array(actions))
-        self._ages += 1
-        if len(self._actions) > 2 * self._ages.max() + 1000:
-            del self._actions[: -self._ages.max() or None]
-
     # Saving and restoring -------------------------------------------------------
-    def position(self) -> tuple[dict[str, Array], dict[str, Any]]:
-        """Where every environment is: arrays, and values that JSON can hold."""
+    def state(self) -> dict[str, Array]:
+        """Returns all that `load_state` needs to come back here."""
         if self._observation is None:
-            raise ValueError("Call `reset` before `position`.")
-        actions = np.array(self._actions)
-        if len(actions):
-            actions = np.concatenate(
-                [actions[len(actions) - age :, i] for i, age in enumerate(self._ages)]
-            )
-        arrays: dict[str, Array] = {
-            "actions": actions,
-            "ages": self._ages.copy(),
-            "seeded_index": self._seeded_index.copy(),
+            raise ValueError("Call `reset` before `state`.")
+        return {
+            "steps": np.array(self._steps),
+            "actions": self._history.flat(),
+            "steps_since_seed": self._history.steps_since_seed.copy(),
+            "seeded_episode": self._seeded_episode.copy(),
             "observation": self._observation.copy(),
             **self._progress(),
         }
-        return arrays, {"steps": self._steps}
 
     def _progress(self) -> dict[str, Array]:
-        """`[B]` each: which episode is under way, its length and return so far."""
+        """Returns `[B]` each: the episode under way, its length and return so far."""
         return {
             "episode_index": self._episode_index.copy(),
             "lengths": self._lengths.copy(),
             "returns": self._returns.copy(),
         }
 
-    def restore(
-        self, arrays: dict[str, Array], values: dict[str, Any]
-    ) -> tuple[Array, list[int]]:
-        """Replays every environment up to where `position` found it.
+    def load_state(self, state: Mapping[str, Array]) -> tuple[Array, list[int]]:
+        """Replays every environment up to where `state` found it.
 
-        The one that was seeded the longest ago starts first and the others join so
-        that all arrive together; until it joins, an environment idles in episodes that
-        are thrown away.
+        Until an environment joins the replay, it idles in episodes that are thrown
+        away; see `Replay`.
+
+        Args:
+          state: As `state` returns it.
 
         Returns:
           The observation `[B, ...]`, and the indices of the environments whose
-          simulator did not repeat itself: those start a new episode.
+          simulator did not repeat itself: they start a new episode.
 
         Raises:
           RunError: The simulator failed.
         """
-        ages = arrays["ages"]
-        longest = int(ages.max(initial=0))
-        histories = np.split(arrays["actions"], np.cumsum(ages)[:-1])
-        self._steps = values["steps"]
-        self._episode_index = arrays["seeded_index"].copy()
-        observation = self._begin(np.ones(self.num_envs, np.bool_), seeded=True)
-        self._actions = []
-        for t in range(longest):
-            joining = ages == longest - t
-            if t and joining.any():
-                self._episode_index[joining] = arrays["seeded_index"][joining]
-                self._begin(joining, seeded=True)
-            # What idles does something that was done before.
-            actions = np.repeat(arrays["actions"][:1], self.num_envs, axis=0)
-            for i in np.flatnonzero(ages >= longest - t):
-                actions[i] = histories[i][t - (longest - ages[i])]
-            self._remember(actions)
-            with checks.simulator_faults(self.name, self._steps):
-                observation, reward, terminated, truncated = self._step_all(actions)
-            self._returns += reward
-            self._lengths += 1
-            ended = terminated | truncated | self._cut_short()
-            if ended.any():
-                self._episode_index[ended] += 1
-                observation = self._begin(ended, seeded=False)
-        if longest and (ages == 0).any():
-            self._episode_index[ages == 0] = arrays["seeded_index"][ages == 0]
-            observation = self._begin(ages == 0, seeded=True)
+        replay = Replay(state["actions"], state["steps_since_seed"])
+        seeded_episode = state["seeded_episode"]
+        self._steps = int(state["steps"])
+        self._history = ActionHistory(self.num_envs)
+        self._episode_index = seeded_episode.copy()
+        observation = self._reset_where(np.ones(self.num_envs, np.bool_), seeded=True)
+        for step in range(replay.length + 1):
+            joining = replay.joining(step)
+            if step and joining.any():
+                self._episode_index[joining] = seeded_episode[joining]
+                observation = self._reset_where(joining, seeded=True)
+            if step < replay.length:
+                observation = self._replay_step(replay.actions(step))
         differs = np.array(
             [
                 not np.array_equal(now, saved)
-                for now, saved in zip(observation, arrays["observation"], strict=True)
+                for now, saved in zip(observation, state["observation"], strict=True)
             ]
         )
         for name, found in self._progress().items():
-            differs |= found != arrays[name]
+            differs |= found != state[name]
         if differs.any():
-            self._episode_index[differs] = arrays["episode_index"][differs] + 1
-            observation = self._begin(differs, seeded=True)
+            self._episode_index[differs] = state["episode_index"][differs] + 1
+            observation = self._reset_where(differs, seeded=True)
         self._observation = observation
         return observation, [int(i) for i in np.flatnonzero(differs)]
+
+    def _replay_step(self, actions: Array) -> Array:
+        """Steps every environment as `step` did, and returns the observation."""
+        self._history.record(actions)
+        with checks.simulator_faults(self.name, self._steps):
+            observation, reward, terminated, truncated = self._step_all(actions)
+        self._returns += reward
+        self._lengths += 1
+        ended = terminated | truncated | self._stagger_cut()
+        if ended.any():
+            self._episode_index[ended] += 1
+            observation = self._reset_where(ended, seeded=False)
+        return observation

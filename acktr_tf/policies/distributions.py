@@ -1,27 +1,25 @@
-"""From an action space to the distribution that the policy parametrises.
+"""Distributions of actions that a policy parametrizes, one class per action space.
 
-What is drawn from a distribution is an action as the policy learns from it; what an
-environment takes of it is `Actions.to_environment`. The two differ by a map that does
-not depend on the weights, so that gradients of log-likelihoods, KL divergences and the
+An action drawn from a distribution is what the policy learns from; the environment is
+given `ActionDistribution.to_environment` of it. The two differ by a map that does not
+depend on the weights, so that gradients of log-likelihoods, KL divergences and the
 Fisher matrix are the same for both.
 """
 
 import abc
 import math
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol
 
 import gymnasium
 import numpy as np
-import numpy.typing as npt
 import tensorflow as tf
 import tensorflow_probability as tfp
 from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 
 from acktr_tf.errors import UserError
+from acktr_tf.types import Array
 
 tfd = tfp.distributions
-
-Array: TypeAlias = npt.NDArray[Any]
 
 ACTION_SPACES = "Discrete, MultiDiscrete, MultiBinary, or Box of floats"
 QUADRATURE_NODES = 129
@@ -29,55 +27,59 @@ QUADRATURE_RANGE = 6.0
 
 
 class Distribution(Protocol):
-    """What is asked of a distribution of `N` actions; TensorFlow Probability's are."""
+    """Distribution of `N` actions, as TensorFlow Probability's are."""
 
     def log_prob(self, action: tf.Tensor) -> tf.Tensor:
-        """Log-likelihood `[N]` of actions `[N, ...]`, in nats."""
+        """Returns the log-likelihood `[N]` of actions `[N, ...]`, in nats."""
 
     def entropy(self) -> tf.Tensor:
-        """`[N]`, in nats."""
+        """Returns the entropy `[N]`, in nats."""
 
     def sample(self, *, seed: tf.Tensor) -> tf.Tensor:
-        """Actions `[N, ...]`, drawn with the random key `seed` `[2]`."""
+        """Draws actions `[N, ...]` with the random key `seed` `[2]`."""
 
     def mode(self) -> tf.Tensor:
-        """The most likely actions `[N, ...]`."""
+        """Returns the most likely actions `[N, ...]`."""
 
     def kl_divergence(self, other: Any) -> tf.Tensor:
-        """KL divergence `[N]` from this one to `other`, in nats."""
+        """Returns the KL divergence `[N]` from this one to `other`, in nats."""
 
 
-class Actions(abc.ABC):
-    """Actions of one kind of space.
+class ActionDistribution(abc.ABC):
+    """Family of distributions over the actions of one space.
 
     Attributes:
       space: The space.
       num_parameters: `P`, numbers that describe one distribution.
-      num_free: Numbers at the end of the `P` that do not depend on the observation.
-      spec: Of one action as the policy learns from it, without the axis of the batch.
-      parameter_name: What the parameters are called in a SavedModel.
+      num_state_independent: Numbers at the end of the `P` that do not depend on the
+        observation.
+      spec: Tensor of one action as the policy learns from it, without the axis of the
+        batch.
+      parameter_name: Name of the parameters in a SavedModel.
     """
 
     space: gymnasium.Space[Any]
     num_parameters: int
-    num_free: int = 0
+    num_state_independent: int = 0
     spec: tf.TensorSpec
     parameter_name: str = "logits"
 
     @abc.abstractmethod
     def distribution(self, parameters: tf.Tensor) -> Distribution:
-        """The distributions of `N` actions, from parameters `[N, P]`."""
+        """Returns the distribution of `N` actions, given parameters `[N, P]`."""
 
     @abc.abstractmethod
     def to_environment(self, action: tf.Tensor) -> tf.Tensor:
-        """Actions `[N, ...]` as the environment takes them, from those learnt from."""
+        """Converts actions `[N, ...]` of the policy to those of the environment."""
 
 
-def make_actions(space: gymnasium.Space[Any], *, squash: bool = False) -> Actions:
-    """The actions of a space.
+def make_action_distribution(
+    space: gymnasium.Space[Any], *, squash: bool = False
+) -> ActionDistribution:
+    """Returns the family of distributions over the actions of a space.
 
     Args:
-      space: Of one environment.
+      space: Action space of one environment.
       squash: Whether actions of a `Box` are kept in its bounds by a tanh instead of by
         clipping.
 
@@ -85,21 +87,21 @@ def make_actions(space: gymnasium.Space[Any], *, squash: bool = False) -> Action
       UserError: The space is not supported; the message says which are.
     """
     if isinstance(space, Discrete):
-        return CategoricalActions(space)
+        return CategoricalDistribution(space)
     if isinstance(space, MultiDiscrete):
-        return MultiCategoricalActions(space)
+        return MultiCategoricalDistribution(space)
     if isinstance(space, MultiBinary):
-        return BernoulliActions(space)
+        return BernoulliDistribution(space)
     if isinstance(space, Box) and np.issubdtype(space.dtype, np.floating):
-        return GaussianActions(space, squash=squash)
+        return GaussianDistribution(space, squash=squash)
     raise UserError(
         f"The action space is not supported. Received: {' '.join(str(space).split())}. "
         f"Accepted: {ACTION_SPACES}."
     )
 
 
-class CategoricalActions(Actions):
-    """Actions of a `Discrete` space: one logit each.
+class CategoricalDistribution(ActionDistribution):
+    """Distribution over a `Discrete` space: one logit per action.
 
     The policy's actions are indices from 0, whatever the space's `start`.
 
@@ -115,16 +117,16 @@ class CategoricalActions(Actions):
         self._dtype = space.dtype
 
     def distribution(self, parameters: tf.Tensor) -> Distribution:
-        """The distribution of actions `[N]` int32, from logits `[N, n]`."""
+        """Returns the distribution of actions `[N]` int32, given logits `[N, n]`."""
         return tfd.Categorical(logits=parameters, dtype=tf.int32)
 
     def to_environment(self, action: tf.Tensor) -> tf.Tensor:
-        """Actions from the space's `start`."""
+        """Returns actions that count from the space's `start`."""
         return tf.cast(action, self._dtype) + self._start
 
 
-class MultiCategoricalActions(Actions):
-    """Actions of a `MultiDiscrete` space: independent choices, one logit an option.
+class MultiCategoricalDistribution(ActionDistribution):
+    """Distribution over a `MultiDiscrete` space: choices of one logit per option.
 
     The policy's actions are flat, `[k]`, with indices from 0.
 
@@ -141,17 +143,17 @@ class MultiCategoricalActions(Actions):
         self._dtype = space.dtype
 
     def distribution(self, parameters: tf.Tensor) -> Distribution:
-        """The distribution of actions `[N, k]` int32, from logits `[N, Σ n]`."""
+        """Returns the distribution of actions `[N, k]`, given logits `[N, Σ n]`."""
         return IndependentCategoricals(tf.split(parameters, self._sizes, axis=-1))
 
     def to_environment(self, action: tf.Tensor) -> tf.Tensor:
-        """Actions in the space's shape, from its `start`."""
+        """Returns actions in the space's shape that count from its `start`."""
         shaped = tf.reshape(action, [-1, *self._start.shape])
         return tf.cast(shaped, self._dtype) + self._start
 
 
-class BernoulliActions(Actions):
-    """Actions of a `MultiBinary` space: independent switches, one logit each.
+class BernoulliDistribution(ActionDistribution):
+    """Distribution over a `MultiBinary` space: independent switches, one logit each.
 
     Args:
       space: The space, of `k` switches in any shape.
@@ -165,19 +167,19 @@ class BernoulliActions(Actions):
         self._dtype = space.dtype
 
     def distribution(self, parameters: tf.Tensor) -> Distribution:
-        """The distribution of actions `[N, k]` int32, from logits `[N, k]`."""
+        """Returns the distribution of actions `[N, k]` int32, given logits `[N, k]`."""
         return tfd.Independent(
             tfd.Bernoulli(logits=parameters, dtype=tf.int32),
             reinterpreted_batch_ndims=1,
         )
 
     def to_environment(self, action: tf.Tensor) -> tf.Tensor:
-        """Actions in the space's shape and type."""
+        """Returns actions in the space's shape and type."""
         return tf.cast(tf.reshape(action, [-1, *self._shape]), self._dtype)
 
 
-class GaussianActions(Actions):
-    """Actions of a `Box`: a Gaussian with a standard deviation that ignores the state.
+class GaussianDistribution(ActionDistribution):
+    """Gaussian over a `Box`, with a standard deviation that ignores the state.
 
     The parameters are `d` means and `d` logarithms of standard deviations. The policy's
     action u `[d]` is unbounded. Where the space has two finite bounds the environment
@@ -200,12 +202,12 @@ class GaussianActions(Actions):
         self.space = space
         size = math.prod(space.shape)
         self.num_parameters = 2 * size
-        self.num_free = size
+        self.num_state_independent = size
         self.spec = tf.TensorSpec([size], tf.float32)
         self._squash = squash
         self._shape = space.shape
         self._dtype = space.dtype
-        # Some environments write the largest number for a bound that there is not.
+        # Some environments write the largest number where there is no bound.
         largest = float(np.finfo(space.low.dtype).max)  # type: ignore[type-var]
         low, high = (np.ravel(bound) for bound in (space.low, space.high))
         self._low = np.where(low <= -largest, -np.inf, low.astype(np.float64))
@@ -216,7 +218,7 @@ class GaussianActions(Actions):
         self._center, self._half = 0.5 * low + 0.5 * high, 0.5 * high - 0.5 * low
 
     def distribution(self, parameters: tf.Tensor) -> Distribution:
-        """The distribution of u `[N, d]`, from parameters `[N, 2d]`."""
+        """Returns the distribution of u `[N, d]`, given parameters `[N, 2d]`."""
         mean, log_std = tf.split(parameters, 2, axis=-1)
         gaussian = tfd.MultivariateNormalDiag(mean, tf.exp(log_std))
         if not self._squash:
@@ -224,11 +226,11 @@ class GaussianActions(Actions):
         return SquashedGaussian(gaussian, self._bounded)
 
     def to_environment(self, action: tf.Tensor) -> tf.Tensor:
-        """Actions within the space's bounds, in its shape and type."""
+        """Returns actions within the space's bounds, in its shape and type."""
         action = tf.cast(action, tf.float64)
         unit = tf.tanh(action) if self._squash else tf.clip_by_value(action, -1.0, 1.0)
         action = tf.where(self._bounded, self._center + self._half * unit, action)
-        # Also for the rounding of the sum above.
+        # Also corrects the rounding of the sum above.
         action = tf.clip_by_value(action, self._low, self._high)
         return tf.cast(tf.reshape(action, [-1, *self._shape]), self._dtype)
 
@@ -237,45 +239,46 @@ class IndependentCategoricals:
     """Several categorical choices at once, independent of each other.
 
     Args:
-      logits: One tensor `[N, n]` a choice.
+      logits: One tensor `[N, n]` per choice.
     """
 
     def __init__(self, logits: list[tf.Tensor]) -> None:
         self._parts = [tfd.Categorical(logits=part, dtype=tf.int32) for part in logits]
 
     def log_prob(self, action: tf.Tensor) -> tf.Tensor:
-        """Log-likelihood `[N]` of actions `[N, k]`."""
+        """Returns the log-likelihood `[N]` of actions `[N, k]`."""
         choices = tf.unstack(action, axis=-1)
         return tf.add_n(
             [p.log_prob(a) for p, a in zip(self._parts, choices, strict=True)]
         )
 
     def entropy(self) -> tf.Tensor:
-        """`[N]`."""
+        """Returns the entropy `[N]`."""
         return tf.add_n([part.entropy() for part in self._parts])
 
     def sample(self, *, seed: tf.Tensor) -> tf.Tensor:
-        """Actions `[N, k]`."""
+        """Draws actions `[N, k]`."""
         keys = tf.unstack(tf.random.split(seed, len(self._parts)))
         draws = [p.sample(seed=key) for p, key in zip(self._parts, keys, strict=True)]
         return tf.stack(draws, axis=-1)
 
     def mode(self) -> tf.Tensor:
-        """The most likely actions `[N, k]`."""
+        """Returns the most likely actions `[N, k]`."""
         return tf.stack([part.mode() for part in self._parts], axis=-1)
 
     def kl_divergence(self, other: "IndependentCategoricals") -> tf.Tensor:
-        """`[N]`."""
+        """Returns the KL divergence `[N]` from this one to `other`."""
         pairs = zip(self._parts, other._parts, strict=True)
         return tf.add_n([mine.kl_divergence(yours) for mine, yours in pairs])
 
 
 class SquashedGaussian:
-    """A Gaussian u of which the environment gets the tanh.
+    """Gaussian of u, where the environment is given tanh(u).
 
-    Likelihoods and divergences are those of u: the tanh adds to a log-likelihood what
-    does not depend on the weights, and nothing to a divergence. Only the entropy must
-    be that of tanh(u), or it would grow without end as actions pile up at the bounds:
+    Likelihoods and divergences are those of u: the tanh adds to a log-likelihood a term
+    that does not depend on the weights, and nothing to a divergence. Only the entropy
+    must be that of tanh(u), or it would grow without end as actions pile up at the
+    bounds:
 
         H(tanh u) = H(u) + E[log(1 − tanh² u)]
 
@@ -292,11 +295,11 @@ class SquashedGaussian:
         self._squashed = squashed
 
     def log_prob(self, action: tf.Tensor) -> tf.Tensor:
-        """Log-likelihood `[N]` of u `[N, d]`."""
+        """Returns the log-likelihood `[N]` of u `[N, d]`."""
         return self._gaussian.log_prob(action)
 
     def entropy(self) -> tf.Tensor:
-        """Entropy `[N]` of the squashed action, in units of half its range."""
+        """Returns the entropy `[N]` of the squashed action in halves of its range."""
         nodes = np.linspace(-QUADRATURE_RANGE, QUADRATURE_RANGE, QUADRATURE_NODES)
         weights = np.exp(-0.5 * nodes**2)
         mean, std = self._gaussian.mean(), self._gaussian.stddev()
@@ -309,13 +312,13 @@ class SquashedGaussian:
         return self._gaussian.entropy() + tf.reduce_sum(changed, axis=-1)
 
     def sample(self, *, seed: tf.Tensor) -> tf.Tensor:
-        """u `[N, d]`."""
+        """Draws u `[N, d]`."""
         return self._gaussian.sample(seed=seed)
 
     def mode(self) -> tf.Tensor:
-        """The most likely u; its tanh is the median of the action, `[N, d]`."""
+        """Returns the most likely u `[N, d]`; its tanh is the median of the action."""
         return self._gaussian.mode()
 
     def kl_divergence(self, other: "SquashedGaussian") -> tf.Tensor:
-        """`[N]`."""
+        """Returns the KL divergence `[N]` from this one to `other`."""
         return self._gaussian.kl_divergence(other._gaussian)

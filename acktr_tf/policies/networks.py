@@ -7,7 +7,7 @@ import gymnasium
 import numpy as np
 
 from acktr_tf.backend import check_backend
-from acktr_tf.config.config import Config
+from acktr_tf.config.policy import PolicySettings
 from acktr_tf.errors import UserError
 
 check_backend()  # Before Keras fails to import another one.
@@ -18,40 +18,45 @@ import tensorflow as tf  # noqa: E402
 from acktr_tf.kfac.layers import Bias  # noqa: E402
 from acktr_tf.policies.pixels import Pixels  # noqa: E402
 
-SMALLEST_PICTURE = 8
-SMALL_GAIN = 0.01
-"""Of the last layer of a policy: the first one is nearly the same everywhere."""
+MIN_PICTURE_SIZE = 8
+POLICY_GAIN = 0.01
+"""Gain of a policy's last layer: the first policy is nearly the same everywhere."""
 
 
-class PolicyOutputs(NamedTuple):
-    """What a network must say of a distribution of actions.
+class HeadSpec(NamedTuple):
+    """Outputs of a network that describe a distribution of actions.
 
     Attributes:
-      parameters: Numbers that describe it, `P`.
-      free: How many of those, the last, do not depend on the observation.
-      initial: What the free ones start from.
+      num_parameters: `P`, numbers that describe one distribution.
+      num_state_independent: Numbers at the end of the `P` that do not depend on the
+        observation.
+      initial_log_std: Initial value of the state-independent numbers.
     """
 
-    parameters: int
-    free: int = 0
-    initial: float = 0.0
+    num_parameters: int
+    num_state_independent: int = 0
+    initial_log_std: float = 0.0
 
 
-# Of nature_cnn: filters, height and width, stride.
+# Filters, height and width, and stride of nature_cnn's first convolutions.
 _FIRST_CONVOLUTIONS = ((32, 8, 4), (64, 4, 2))
 _CONV3_SIZE = 3
 _CONV3_INPUTS = _FIRST_CONVOLUTIONS[-1][0] * _CONV3_SIZE**2
 
 
 def make_network(
-    config: Config, observation_space: gymnasium.spaces.Box, outputs: PolicyOutputs
+    settings: PolicySettings,
+    observation_space: gymnasium.spaces.Box,
+    head: HeadSpec,
+    seed: int,
 ) -> keras.Model:
-    """The network that `config` names.
+    """Makes the network that `settings` name.
 
     Args:
-      config: The run's settings; `seed` decides the initial weights.
-      observation_space: Of one environment.
-      outputs: Of the policy.
+      settings: Network of the policy.
+      observation_space: Encoded space of one environment's observations.
+      head: Outputs of the policy.
+      seed: Decides the initial weights.
 
     Returns:
       A model from observations `[N, ...]` to policy parameters `[N, P]` and values
@@ -63,38 +68,38 @@ def make_network(
     shape, dtype = observation_space.shape, observation_space.dtype.name
     is_pictures = dtype == "uint8" and _are_pictures(shape)
     is_image = len(shape) == 3 and dtype == "uint8" and not is_pictures
-    kind = config.network
-    if kind == "auto":
-        kinds = {"separate_cnns": is_pictures, "nature_cnn": is_image, "mlp": True}
-        kind = next(name for name, fits in kinds.items() if fits)
-    seeds = keras.random.SeedGenerator(config.seed)
-    activations = (config.policy_activation, config.value_activation)
-    if kind == "separate_cnns":
-        if not is_pictures or min(shape[-3:-1]) < SMALLEST_PICTURE:
+    network = settings.network
+    if network == "auto":
+        fits = {"separate_cnns": is_pictures, "nature_cnn": is_image, "mlp": True}
+        network = next(name for name, fit in fits.items() if fit)
+    seeds = keras.random.SeedGenerator(seed)
+    activations = (settings.policy_activation, settings.value_activation)
+    if network == "separate_cnns":
+        if not is_pictures or min(shape[-3:-1]) < MIN_PICTURE_SIZE:
             raise UserError(
                 "network=separate_cnns takes pictures, uint8 of shape [frames, height, "
                 "width, colours] or [height, width, colours], with 1 or 3 colours and "
-                f"at least {SMALLEST_PICTURE} pixels a side. "
+                f"at least {MIN_PICTURE_SIZE} pixels a side. "
                 f"Received: {dtype} of shape {list(shape)}."
             )
-        return separate_cnns(shape, outputs, activations, seeds)
-    if kind == "nature_cnn":
+        return separate_cnns(shape, head, activations, seeds)
+    if network == "nature_cnn":
         if not is_image or min(shape[1:]) < 36:
             raise UserError(
                 "network=nature_cnn takes stacks of frames, uint8 of shape [frames, "
                 f"height >= 36, width >= 36]. Received: {dtype} of shape {list(shape)}."
             )
-        zero_mean = config.conv_initializer == "zero_mean_orthogonal"
-        if zero_mean and config.conv3_filters >= _CONV3_INPUTS:
+        zero_mean = settings.conv_initializer == "zero_mean_orthogonal"
+        if zero_mean and settings.conv3_filters >= _CONV3_INPUTS:
             raise UserError(
                 f"`conv3_filters` must be < {_CONV3_INPUTS}, the inputs of such a "
                 "filter, with conv_initializer=zero_mean_orthogonal. Received: "
-                f"conv3_filters={config.conv3_filters}"
+                f"conv3_filters={settings.conv3_filters}"
             )
         return nature_cnn(
             shape,
-            outputs,
-            config.conv3_filters,
+            head,
+            settings.conv3_filters,
             seeds,
             zero_mean=zero_mean,
         )
@@ -103,25 +108,25 @@ def make_network(
             f"network=mlp takes vectors of floats. Received: {dtype} of shape "
             f"{list(shape)}."
         )
-    return separate_mlps(shape, outputs, config.hidden_size, activations, seeds)
+    return separate_mlps(shape, head, settings.hidden_size, activations, seeds)
 
 
 @keras.saving.register_keras_serializable(package="acktr_tf")
 class ZeroMeanOrthogonal(keras.initializers.Initializer):
-    """Orthogonal filters, each with weights that sum to zero.
+    """Initializer of orthogonal filters, each with weights that sum to zero.
 
-    A picture is mostly one background, and what a ReLU lets through is never negative:
-    of a filter's response to either, nearly all is the sum of its weights times their
-    mean. With plain orthogonal filters that decides each unit's sign, and so most units
-    are either always zero or always linear from the start. Filters that sum to zero do
-    not see the mean.
+    A picture is mostly one background, and the outputs of a ReLU are never negative. A
+    filter's response to such inputs is nearly the sum of its weights times their mean.
+    With plain orthogonal filters that product decides each unit's sign, so that most
+    units are either always zero or always linear from the start. Filters that sum to
+    zero do not see the mean.
 
-    A Gaussian matrix with the mean taken from each column is made orthonormal; the
-    columns of the result span the same space, so that they, too, sum to zero.
+    The columns of a Gaussian matrix are centred and made orthonormal. The result spans
+    the same space, so that its columns sum to zero, too.
 
     Args:
       gain: Length of each filter.
-      seed: Of the random numbers.
+      seed: Seed of the random numbers.
     """
 
     def __init__(self, gain: float, seed: int) -> None:
@@ -129,7 +134,7 @@ class ZeroMeanOrthogonal(keras.initializers.Initializer):
         self._seed = seed
 
     def __call__(self, shape: tuple[int, ...], dtype: str | None = None) -> tf.Tensor:
-        """Filters of `shape` `[..., outputs]`.
+        """Returns filters of `shape` `[..., outputs]`.
 
         Raises:
           ValueError: There are not more inputs than outputs.
@@ -148,27 +153,28 @@ class ZeroMeanOrthogonal(keras.initializers.Initializer):
         )
 
     def get_config(self) -> dict[str, float]:
-        """What makes an equal initializer."""
+        """Returns the arguments of an equal initializer."""
         return {"gain": self._gain, "seed": self._seed}
 
 
 def nature_cnn(
     shape: tuple[int, ...],
-    outputs: PolicyOutputs,
+    head: HeadSpec,
     conv3_filters: int,
     seeds: keras.random.SeedGenerator,
     *,
     zero_mean: bool = True,
 ) -> keras.Model:
-    """The network of Mnih et al. 2015 with one trunk for policy and value.
+    """Makes the network of Mnih et al. 2015 with one trunk for policy and value.
 
     Args:
-      shape: Of an observation: frames, height, width.
-      outputs: Of the policy.
+      shape: Shape of an observation: frames, height, width.
+      head: Outputs of the policy.
       conv3_filters: Filters of the third convolution (64 in Mnih et al., 32 in the
         released code of Wu et al. 2017).
-      seeds: Where the initializers' seeds come from.
-      zero_mean: Whether the initial filters sum to zero, beside being orthogonal.
+      seeds: Generator of the initializers' seeds.
+      zero_mean: Whether the initial filters sum to zero and are orthogonal, not only
+        the latter.
     """
 
     def filters(gain: float) -> keras.initializers.Initializer:
@@ -191,26 +197,26 @@ def nature_cnn(
         )(hidden)
     hidden = keras.layers.Flatten(name="flatten")(hidden)
     hidden = _dense(512, "relu", seeds, math.sqrt(2.0), "fc")(hidden)
-    policy = _policy_head(outputs, seeds, 1.0, hidden)
+    policy = _policy_head(head, seeds, 1.0, hidden)
     value = _dense(1, None, seeds, 1.0, "value")(hidden)
     return keras.Model(pixels, (policy, value), name="nature_cnn")
 
 
 def separate_mlps(
     shape: tuple[int, ...],
-    outputs: PolicyOutputs,
+    head: HeadSpec,
     hidden_size: int,
     activations: tuple[str, str],
     seeds: keras.random.SeedGenerator,
 ) -> keras.Model:
-    """Two networks of two hidden layers each, one for the policy and one for the value.
+    """Makes two networks of two hidden layers each, for policy and for value.
 
     Args:
-      shape: Of an observation; more than one axis is flattened.
-      outputs: Of the policy.
+      shape: Shape of an observation; more than one axis is flattened.
+      head: Outputs of the policy.
       hidden_size: Units of each hidden layer.
-      activations: Of the policy's hidden layers, and of the value's.
-      seeds: Where the initializers' seeds come from.
+      activations: Activations of the policy's hidden layers, and of the value's.
+      seeds: Generator of the initializers' seeds.
     """
     observation = keras.Input(shape, dtype="float32", name="observation")
     flat = keras.layers.Flatten(name="flatten")(observation)
@@ -225,7 +231,7 @@ def separate_mlps(
         return hidden
 
     hidden = hidden_layers("policy", activations[0])
-    policy = _policy_head(outputs, seeds, SMALL_GAIN, hidden)
+    policy = _policy_head(head, seeds, POLICY_GAIN, hidden)
     hidden = hidden_layers("value", activations[1])
     value = _dense(1, None, seeds, 1.0, "value")(hidden)
     return keras.Model(observation, (policy, value), name="separate_mlps")
@@ -233,20 +239,21 @@ def separate_mlps(
 
 def separate_cnns(
     shape: tuple[int, ...],
-    outputs: PolicyOutputs,
+    head: HeadSpec,
     activations: tuple[str, str],
     seeds: keras.random.SeedGenerator,
 ) -> keras.Model:
-    """Two convolutional networks (Wu et al. 2017, MuJoCo from pixels).
+    """Makes two convolutional networks (Wu et al. 2017, MuJoCo from pixels).
 
     Each has two convolutions of 32 filters, 3×3 with stride 2 and zeros at the border,
     and a dense layer of 256 units.
 
     Args:
-      shape: Of an observation: frames (if there are several), height, width, colours.
-      outputs: Of the policy.
-      activations: Of the policy's hidden layers, and of the value's.
-      seeds: Where the initializers' seeds come from.
+      shape: Shape of an observation: frames (if there are several), height, width,
+        colours.
+      head: Outputs of the policy.
+      activations: Activations of the policy's hidden layers, and of the value's.
+      seeds: Generator of the initializers' seeds.
     """
     pixels = keras.Input(shape, dtype="uint8", name="observation")
     inputs = Pixels(frames_first=len(shape) == 4, name="pixels")(pixels)
@@ -267,31 +274,30 @@ def separate_cnns(
         return _dense(256, activation, seeds, math.sqrt(2.0), f"{name}_fc")(hidden)
 
     hidden = hidden_layers("policy", activations[0])
-    policy = _policy_head(outputs, seeds, SMALL_GAIN, hidden)
+    policy = _policy_head(head, seeds, POLICY_GAIN, hidden)
     hidden = hidden_layers("value", activations[1])
     value = _dense(1, None, seeds, 1.0, "value")(hidden)
     return keras.Model(pixels, (policy, value), name="separate_cnns")
 
 
 def _are_pictures(shape: tuple[int, ...]) -> bool:
-    """Whether the last of three or four axes can be colours."""
+    """Returns whether the last of three or four axes can be colours."""
     return len(shape) in (3, 4) and shape[-1] in (1, 3)
 
 
 def _policy_head(
-    outputs: PolicyOutputs,
+    head: HeadSpec,
     seeds: keras.random.SeedGenerator,
     gain: float,
     hidden: keras.KerasTensor,
 ) -> keras.KerasTensor:
-    """The policy's parameters `[N, P]`, from its last hidden layer."""
-    dependent = _dense(outputs.parameters - outputs.free, None, seeds, gain, "policy")(
-        hidden
-    )
-    if not outputs.free:
+    """Returns the policy's parameters `[N, P]`, given its last hidden layer."""
+    num_dependent = head.num_parameters - head.num_state_independent
+    dependent = _dense(num_dependent, None, seeds, gain, "policy")(hidden)
+    if not head.num_state_independent:
         return dependent
-    initial = keras.initializers.Constant(outputs.initial)
-    free = Bias(outputs.free, initial, name="policy_free")(hidden)
+    initial = keras.initializers.Constant(head.initial_log_std)
+    free = Bias(head.num_state_independent, initial, name="policy_free")(hidden)
     return keras.layers.Concatenate(name="policy_parameters")([dependent, free])
 
 
@@ -317,7 +323,7 @@ def _orthogonal(
 
 
 def _seed(seeds: keras.random.SeedGenerator) -> int:
-    # Of the generator's state, [seed, draws so far], both numbers: a seed of its own
-    # for each layer of each run.
+    # Both numbers of the generator's state, [seed, draws so far], so that each layer of
+    # each run has a seed of its own.
     state = [int(number) for number in seeds.next()]
     return int(np.random.SeedSequence(state).generate_state(1)[0] >> 1)

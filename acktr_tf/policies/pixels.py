@@ -1,4 +1,4 @@
-"""Bytes of pictures as a network takes them."""
+"""Keras layer that converts the bytes of pictures for a network."""
 
 import math
 from typing import Any
@@ -10,22 +10,22 @@ SCALE = 1.0 / 255.0
 
 
 def _xla_is_everywhere() -> bool:
-    """Whether XLA compiles for all devices: of the GPUs' builds some have none."""
+    """Returns whether XLA compiles for all devices: some GPU builds have no XLA."""
     return tf.test.is_built_with_cuda() or not tf.config.list_physical_devices("GPU")
 
 
 @keras.saving.register_keras_serializable(package="acktr_tf")
 class Pixels(keras.layers.Layer):
-    """Floats from 0 to 1, with frames and colours together as the last axis.
+    """Converts bytes to floats from 0 to 1, frames and colours together as last axis.
 
     Convolutions on a CPU take no other order. Where the size of the batch is known
-    while tracing, XLA makes one loop of the conversion, where TensorFlow's operations
-    write all the pictures three times, and gives the same numbers. Where it is not, as
-    in a SavedModel, XLA would compile anew for each size, and is left out.
+    while tracing, XLA makes one loop of the conversion and gives the same numbers;
+    TensorFlow's operations write all the pictures three times. Where the size is not
+    known, as in a SavedModel, XLA would compile anew for each size, and is not used.
 
     Args:
       frames_first: Whether the first axis of a picture counts frames.
-      **kwargs: Of `keras.layers.Layer`.
+      **kwargs: Arguments of `keras.layers.Layer`.
     """
 
     def __init__(self, frames_first: bool, **kwargs: Any) -> None:
@@ -36,7 +36,7 @@ class Pixels(keras.layers.Layer):
         )
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
-        """Pictures `[N, height, width, frames · colours]` float32.
+        """Returns pictures `[N, height, width, frames · colours]` float32.
 
         Args:
           inputs: `[N, frames, height, width]` or `[N, frames, height, width, colours]`
@@ -54,10 +54,10 @@ class Pixels(keras.layers.Layer):
         return tf.cast(inputs, tf.float32) * SCALE
 
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
-        """The shape of the outputs, `(N, height, width, channels)`.
+        """Returns the shape of the outputs, `(N, height, width, channels)`.
 
         Args:
-          input_shape: That of the inputs; N may be None.
+          input_shape: Shape of the inputs; N may be None.
         """
         batch, *shape = input_shape
         if self.frames_first:
@@ -66,9 +66,9 @@ class Pixels(keras.layers.Layer):
         return (batch, *shape)
 
     def compute_output_spec(self, inputs: keras.KerasTensor) -> keras.KerasTensor:
-        """Of `inputs`, which are bytes, floats."""
+        """Returns the shape and type of the outputs."""
         return keras.KerasTensor(self.compute_output_shape(inputs.shape), "float32")
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments of the constructor."""
+        """Returns the arguments of the constructor."""
         return {**super().get_config(), "frames_first": self.frames_first}

@@ -11,8 +11,8 @@ import numpy.typing as npt
 from acktr_tf.errors import UserError
 
 
-def whole_lines(path: Path) -> str:
-    """A file's text but for a line that was not written to its end.
+def read_complete_lines(path: Path) -> str:
+    """Returns a file's text without a last line that was not written to its end.
 
     A power cut or a full disk leaves one; a run that goes on cuts it off.
 
@@ -29,15 +29,17 @@ def whole_lines(path: Path) -> str:
 
 
 def read_columns(path: Path, names: Sequence[str]) -> npt.NDArray[np.float64]:
-    """`[N, len(names)]`, some columns of a CSV file as numbers.
+    """Returns some columns of a CSV file as numbers, `[N, len(names)]`.
 
     Raises:
       OSError: The file cannot be read.
       UserError: A column is missing, or holds something that is no number.
     """
-    lines = io.StringIO(whole_lines(path), newline="")
+    lines = io.StringIO(read_complete_lines(path), newline="")
     try:
         rows = [[float(row[n]) for n in names] for row in csv.DictReader(lines)]
-    except (KeyError, TypeError, ValueError) as error:
+    except KeyError as error:
+        raise UserError(f"{path} is damaged: it has no column {error}.") from error
+    except (TypeError, ValueError) as error:
         raise UserError(f"{path} is damaged: {error}") from error
     return np.array(rows, np.float64).reshape(-1, len(names))

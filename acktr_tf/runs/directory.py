@@ -15,14 +15,15 @@ from acktr_tf.environments import make_vector_env
 from acktr_tf.errors import RunError, UserError
 from acktr_tf.policies.actor_critic import ActorCritic
 from acktr_tf.runs import checkpoints
-from acktr_tf.runs.locks import lock
+from acktr_tf.runs.files import is_temporary, not_writable, reason, write_atomically
+from acktr_tf.runs.locks import exclusive_lock
+from acktr_tf.states import with_prefix
 
 CONFIG_FILE = "config.json"
 CHECKPOINTS = "checkpoints"
 EXPORT = "export"
 BEST = "best"
 
-_SAVING = ".saving-"
 _PACKAGES = (
     "acktr-tf",
     "tensorflow",
@@ -38,7 +39,7 @@ _PACKAGES = (
 
 # config.json ------------------------------------------------------------------------
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that decide what is learnt."""
+    """Returns the versions of Python and of the packages that decide what is learnt."""
     found = {"python": platform.python_version()}
     for package in _PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
@@ -71,29 +72,22 @@ def write_config(
         document["command"] = list(command)
     document.update(extra or {})
     text = json.dumps(document, indent=2) + "\n"
-    saving = directory / f"{_SAVING}{CONFIG_FILE}"
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        with saving.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(saving, directory / CONFIG_FILE)
+        write_atomically(directory / CONFIG_FILE, text.encode())
     except OSError as error:
-        with contextlib.suppress(OSError):
-            saving.unlink()
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise RunError(
-                f"Cannot write {directory / CONFIG_FILE}: {error.strerror}. What was "
+                f"Cannot write {directory / CONFIG_FILE}: {reason(error)}. What was "
                 "there is as it was."
             ) from error
-        raise _not_writable(directory, error) from error
+        raise not_writable(directory, error) from error
 
 
 def without_run_dir(command: Sequence[str]) -> list[str]:
-    """A run's command without its `--run_dir`, for what leaves the machine.
+    """Returns a run's command without its `--run_dir`.
 
-    Where a run was kept says something of a machine, and nothing of the run.
+    Nothing that leaves the machine says where on it the run was kept.
     """
     words = iter(command)
     kept = []
@@ -157,10 +151,10 @@ def check(run_dir: Path, config: Config) -> None:
     try:
         names = [path.name for path in run_dir.iterdir()] if run_dir.is_dir() else []
     except OSError as error:
-        raise _not_writable(run_dir, error) from error
+        raise not_writable(run_dir, error) from error
     if CONFIG_FILE not in names:
-        # What a run leaves that was killed while it made its first file.
-        others = [name for name in names if name != f"{_SAVING}{CONFIG_FILE}"]
+        # A run that was killed while it made its first file leaves a temporary one.
+        others = [name for name in names if not is_temporary(name)]
         if others:
             raise UserError(
                 f"`run_dir` must be a run, an empty directory or a new one. Received: "
@@ -187,31 +181,26 @@ def opened(run_dir: Path, config: Config, command: Sequence[str]) -> Iterator[No
     Raises:
       UserError: It cannot be made or written, or another process trains in it.
     """
-    try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        descriptor = lock(run_dir)
-    except OSError as error:
-        raise _not_writable(run_dir, error) from error
-    if descriptor is None:
-        raise UserError(
-            f"Another process trains in {run_dir}. Stop it to continue the run here, "
-            "or give another `--run_dir`."
-        )
-    try:
+    refusal = (
+        f"Another process trains in {run_dir}. Stop it to continue the run here, "
+        "or give another `--run_dir`."
+    )
+    with exclusive_lock(run_dir, refusal):
         # Looked at again: another process may have begun a run since `check`.
         check(run_dir, config)
         if not os.access(run_dir, os.W_OK):
-            raise _not_writable(run_dir, PermissionError("permission denied"))
+            raise not_writable(run_dir, PermissionError("permission denied"))
+        for path in list(run_dir.iterdir()):
+            if is_temporary(path.name) and path.is_file():
+                path.unlink()
         if not (run_dir / CONFIG_FILE).exists():
             write_config(run_dir, config, command)
         yield
-    finally:
-        os.close(descriptor)  # Which also unlocks it.
 
 
 # The policy -------------------------------------------------------------------------
 class RestoredPolicy(NamedTuple):
-    """The policy of a run as a checkpoint has it.
+    """Policy of a run, as a checkpoint has it.
 
     Attributes:
       policy: Networks and distribution.
@@ -227,7 +216,7 @@ class RestoredPolicy(NamedTuple):
 
 
 def restored_policy(run_dir: Path, path: Path | None = None) -> RestoredPolicy:
-    """The policy of a run, from one of its checkpoints.
+    """Restores the policy of a run from one of its checkpoints.
 
     Args:
       run_dir: The run directory.
@@ -246,19 +235,15 @@ def restored_policy(run_dir: Path, path: Path | None = None) -> RestoredPolicy:
     if not path.is_dir():
         raise UserError(f"There is no checkpoint {path}.")
     saved = checkpoints.load(path)
-    environments = make_vector_env(config, num_envs=1)
+    environments = make_vector_env(config.environment, config.run.seed, num_envs=1)
     try:
         policy = ActorCritic(
-            config, environments.observation_space, environments.action_space
+            config.policy,
+            environments.observation_space,
+            environments.action_space,
+            config.run.seed,
         )
     finally:
         environments.close()
-    checkpoints.assign_variables("policy", policy.variables, saved.arrays)
+    policy.load_state(with_prefix("learner/policy", saved.arrays))
     return RestoredPolicy(policy, config, saved.step, path)
-
-
-def _not_writable(directory: Path, error: OSError) -> UserError:
-    return UserError(
-        f"{directory} must be a directory that can be written. "
-        f"Received: {error.strerror or error}"
-    )

@@ -1,53 +1,45 @@
-"""Policies as SavedModels, which load where this package is not installed.
+"""Policies written as SavedModels, which load where this package is not installed.
 
 A SavedModel takes observations as the environment gives them and returns actions as the
 environment takes them; everything in between is inside.
 """
 
 import contextlib
-import dataclasses
-import hashlib
 import logging
 import math
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import tensorflow as tf
 
 from acktr_tf.config.config import Config
-from acktr_tf.environments import VectorEnvironment
 from acktr_tf.errors import RunError, UserError
 from acktr_tf.policies.actor_critic import ActorCritic
-from acktr_tf.policies.distributions import make_actions
-from acktr_tf.runs.directory import (
-    BEST,
-    CHECKPOINTS,
-    CONFIG_FILE,
-    read_config,
-    write_config,
+from acktr_tf.runs.directory import BEST, CONFIG_FILE, read_config, write_config
+from acktr_tf.runs.files import (
+    atomic_directory,
+    is_temporary,
+    make_manifest,
+    not_writable,
+    reason,
+    recover,
 )
-from acktr_tf.spaces.observations import Observations
-from acktr_tf.spaces.serialization import describe_space, space_from_description
+from acktr_tf.spaces.serialization import describe_space
 from acktr_tf.spaces.tensors import encode_tensors, tensor_specs
-
-Array = npt.NDArray[Any]
+from acktr_tf.types import Array
 
 MODEL_FILE = "saved_model.pb"
 CARD_FILES = ("README.md", "learning_curve.png", "episodes.csv.gz", "scores.json")
 
 _MODEL_FILES = (MODEL_FILE, "fingerprint.pb", "variables", "assets")
-_SAVING = ".saving-"
-_REPLACED = ".replaced-"
 _CHECKED_ROWS = 16
 _TOLERANCE = 1e-4
 
 
-# Writing ----------------------------------------------------------------------------
 def export_policy(
     policy: ActorCritic,
     config: Config,
@@ -89,20 +81,23 @@ def write_policy(
     """
     specs = tensor_specs(policy.observations)
 
+    actions = policy.action_distribution
+
     def serve(**inputs: tf.Tensor) -> dict[str, tf.Tensor]:
-        parameters, value = policy.forward(encode_tensors(policy.observations, inputs))
-        mode = policy.actions.distribution(parameters).mode()
+        output = policy(encode_tensors(policy.observations, inputs))
+        mode = actions.distribution(output.parameters).mode()
         return {
-            "action": policy.actions.to_environment(mode),
-            "value": value * policy.value_scale.value,
-            policy.actions.parameter_name: parameters,
+            "action": actions.to_environment(mode),
+            "value": output.value * policy.value_scale.value,
+            actions.parameter_name: output.parameters,
         }
 
     def sample(**inputs: tf.Tensor) -> dict[str, tf.Tensor]:
-        acted = policy.acted(encode_tensors(policy.observations, inputs), _fresh_key())
+        observation = encode_tensors(policy.observations, inputs)
+        step = policy.sample(observation, _fresh_key())
         return {
-            "action": acted.environment_action,
-            "value": acted.value * policy.value_scale.value,
+            "action": step.environment_action,
+            "value": step.value * policy.value_scale.value,
         }
 
     # Of plain variables: a Keras model in it would want Keras where it is loaded.
@@ -121,12 +116,12 @@ def write_policy(
         )
     document = {
         **{name: _finite(value) for name, value in extra.items()},
-        "observation": describe_space(policy.observations.raw_space),
-        "action": describe_space(policy.actions.space),
-        "files": _checksums(directory),
+        "observation": describe_space(policy.observations.space),
+        "action": describe_space(actions.space),
+        "files": make_manifest(directory),
     }
-    # Where the run was kept says something of a machine, and nothing of the policy.
-    write_config(directory, dataclasses.replace(config, run_dir=""), (), document)
+    # Nothing that leaves the machine says where on it the run was kept.
+    write_config(directory, config.replace(run_dir=None), (), document)
     _check_reload(policy, directory)
 
 
@@ -147,37 +142,26 @@ def replace_export(directory: Path, write: Callable[[Path], None]) -> None:
     """
     # What a link leads to is replaced, not the link.
     directory = Path(os.path.realpath(directory))
-    saving = directory.with_name(f"{_SAVING}{directory.name}")
-    replaced = directory.with_name(f"{_REPLACED}{directory.name}")
-    _put_back(replaced, directory)
-    _put_back(directory / f"{_REPLACED}{BEST}", directory / BEST)
-    check_replaceable(directory)
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
-        _remove(saving, replaced)
-        saving.mkdir()
+        if not os.access(directory.parent, os.W_OK):
+            raise PermissionError("permission denied")
+        # Of exports that were killed, of the best policy's, too.
+        recover(directory)
+        recover(directory / BEST)
     except OSError as error:
-        raise UserError(
-            f"{directory.parent} must be a directory that can be written. "
-            f"Received: {error.strerror or error}"
-        ) from error
+        raise not_writable(directory.parent, error) from error
+    check_replaceable(directory)
     try:
-        write(saving)
-        if (directory / BEST).is_dir():
-            shutil.copytree(directory / BEST, saving / BEST)
-        _sync(saving)
-        if directory.exists():
-            os.rename(directory, replaced)
-        os.rename(saving, directory)
+        with atomic_directory(directory) as saving:
+            write(saving)
+            if (directory / BEST).is_dir():
+                shutil.copytree(directory / BEST, saving / BEST)
     except (OSError, tf.errors.OpError) as error:
-        reason = getattr(error, "strerror", None) or error
+        fault = reason(error) if isinstance(error, OSError) else error
         raise RunError(
-            f"Cannot export to {directory}: {reason}. What was there is as it was."
+            f"Cannot export to {directory}: {fault}. What was there is as it was."
         ) from error
-    finally:
-        _put_back(replaced, directory)
-        for path in (saving, replaced):
-            shutil.rmtree(path, ignore_errors=True)
 
 
 def check_replaceable(directory: Path) -> None:
@@ -187,12 +171,8 @@ def check_replaceable(directory: Path) -> None:
     refused = "Give a new directory, an empty one, or one that an export wrote."
     if not directory.is_dir():
         raise UserError(f"{directory} is not a directory. {refused}")
-    names = {
-        path.name
-        for path in directory.iterdir()
-        # What an export of the best policy leaves that was killed.
-        if not path.name.startswith((_SAVING, _REPLACED))
-    }
+    # A killed export of the best policy leaves temporary ones.
+    names = {path.name for path in directory.iterdir() if not is_temporary(path.name)}
     known = {*_MODEL_FILES, *CARD_FILES, CONFIG_FILE, BEST}
     if others := sorted(names - known):
         raise UserError(
@@ -210,120 +190,8 @@ def copy_export(source: Path, directory: Path) -> None:
         shutil.copyfile(source / name, directory / name)
 
 
-# Loading ----------------------------------------------------------------------------
-class LoadedPolicy:
-    """A policy from a SavedModel.
-
-    Attributes:
-      config: The settings that it was trained with.
-      document: All that its `config.json` holds.
-      signatures: Those of the SavedModel.
-    """
-
-    def __init__(self, model: Any, config: Config, document: dict[str, Any]) -> None:
-        self.config = config
-        self.document = document
-        self.signatures = model.signatures
-        self._model = model  # Holds the variables, which the signatures do not.
-        self._serve = model.signatures["serving_default"]
-        self._observations = Observations(
-            space_from_description(document["observation"])
-        )
-        actions = make_actions(
-            space_from_description(document["action"]),
-            squash=config.action_bounds == "squash",
-        )
-
-        def draw(key: tf.Tensor, inputs: dict[str, tf.Tensor]) -> tf.Tensor:
-            parameters = self._serve(**inputs)[actions.parameter_name]
-            action = actions.distribution(parameters).sample(seed=key)
-            return actions.to_environment(action)
-
-        self._draw = tf.function(draw, autograph=False, reduce_retracing=True)
-
-    @property
-    def step(self) -> int | None:
-        """Agent steps that it was trained for, if they were written down."""
-        return self.document.get("step")
-
-    @property
-    def input_names(self) -> list[str]:
-        """Of what the signatures are given, one array each."""
-        return list(tensor_specs(self._observations))
-
-    def greedy(self, observation: Array) -> Array:
-        """The most probable actions `[N, ...]`, as the environment takes them."""
-        return np.asarray(self._serve(**self._tensors(observation))["action"])
-
-    def sample(self, observation: Array, key: npt.NDArray[np.int32]) -> Array:
-        """Actions `[N, ...]` drawn with the random `key` `[2]`."""
-        return np.asarray(self._draw(tf.constant(key), self._tensors(observation)))
-
-    def check_fits(self, environments: VectorEnvironment) -> None:
-        """Raises a `UserError` unless the policy can play in `environments`."""
-        mine, its = self._observations, environments.observations
-        if not mine.alike(its):
-            self._refuse(environments, "observations", mine.raw_space, its.raw_space)
-        actions = space_from_description(self.document["action"])
-        if actions != environments.action_space:
-            self._refuse(environments, "actions", actions, environments.action_space)
-
-    def _refuse(
-        self, environments: VectorEnvironment, what: str, mine: Any, its: Any
-    ) -> NoReturn:
-        raise UserError(
-            f"The policy, trained on {self.config.env}, cannot play "
-            f"{environments.name}: its {what} are {' '.join(str(mine).split())}, those "
-            f"of the environment {' '.join(str(its).split())}."
-        )
-
-    def _tensors(self, observation: Array) -> dict[str, tf.Tensor]:
-        specs = tensor_specs(self._observations)
-        return {
-            name: tf.convert_to_tensor(array, specs[name].dtype)
-            for name, array in self._observations.inputs(observation).items()
-        }
-
-
-def is_export(directory: Path) -> bool:
-    """Whether `directory` holds an exported policy."""
-    return (directory / MODEL_FILE).is_file()
-
-
-def load_policy(directory: Path) -> LoadedPolicy:
-    """Loads a policy that `export_policy` wrote, after a check of every byte.
-
-    Raises:
-      UserError: There is none, or a file is missing, cut off or changed.
-    """
-    if not directory.is_dir():
-        raise UserError(f"There is no exported policy {directory}: no such directory.")
-    if not is_export(directory):
-        hint = ""
-        if (directory / CHECKPOINTS).is_dir():
-            hint = f" It is a run directory: give it as --run_dir={directory}."
-        raise UserError(
-            f"{directory} is not an exported policy: it has no {MODEL_FILE}.{hint}"
-        )
-    config, document = read_config(directory)
-    try:
-        _check_files(directory, document["files"])
-        model = tf.saved_model.load(str(directory))
-        return LoadedPolicy(model, config, document)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{directory} was not written by acktr_tf.export, or by another version "
-            f"of it: it lacks {error}."
-        ) from error
-    except (OSError, ValueError, RuntimeError, tf.errors.OpError) as error:
-        raise UserError(
-            f"The exported policy {directory} cannot be loaded: {error}"
-        ) from error
-
-
-# Parts ------------------------------------------------------------------------------
 def _fresh_key() -> tf.Tensor:
-    """A random key `[2]`, another one each time that the graph is run.
+    """Returns a random key `[2]`, another one each time that the graph is run.
 
     The seeds of 0 ask for one from the system, also in a graph that was traced under a
     global seed: that would be written into the graph, and two processes would draw
@@ -352,17 +220,16 @@ def _check_reload(policy: ActorCritic, directory: Path) -> None:
         name: tf.constant(array, specs[name].dtype)
         for name, array in policy.observations.inputs(values).items()
     }
-    outputs = tf.saved_model.load(str(directory)).signatures["serving_default"](
-        **inputs
-    )
-    observation = encode_tensors(policy.observations, inputs)
-    parameters, value = policy.forward(observation)
-    found = outputs[policy.actions.parameter_name]
-    mode = policy.actions.distribution(found).mode()
+    serve = tf.saved_model.load(str(directory)).signatures["serving_default"]
+    outputs = serve(**inputs)
+    parameters, value = policy(encode_tensors(policy.observations, inputs))
+    actions = policy.action_distribution
+    found = outputs[actions.parameter_name]
+    mode = actions.distribution(found).mode()
     agrees = (
         _close(found, parameters)
         and _close(outputs["value"], value * policy.value_scale.value)
-        and _close(outputs["action"], policy.actions.to_environment(mode))
+        and _close(outputs["action"], actions.to_environment(mode))
     )
     if not agrees:
         raise RunError(
@@ -389,56 +256,3 @@ def _without_chatter() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
-
-
-def _checksums(directory: Path) -> dict[str, dict[str, Any]]:
-    """Length and SHA-256 of every file below `directory`."""
-    found = {}
-    for path in sorted(directory.rglob("*")):
-        if path.is_file():
-            data = path.read_bytes()
-            name = path.relative_to(directory).as_posix()
-            found[name] = {
-                "bytes": len(data),
-                "sha256": hashlib.sha256(data).hexdigest(),
-            }
-    return found
-
-
-def _check_files(directory: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
-    for name, expected in files.items():
-        path = directory / name
-        if not path.is_file():
-            raise UserError(
-                f"The exported policy {directory} is damaged: {name} is missing."
-            )
-        data = path.read_bytes()
-        if len(data) != expected["bytes"]:
-            fault = f"must have {expected['bytes']} bytes and has {len(data)}"
-        elif hashlib.sha256(data).hexdigest() != expected["sha256"]:
-            fault = "is not what was written: its bytes were changed"
-        else:
-            continue
-        raise UserError(f"The exported policy {directory} is damaged: {name} {fault}.")
-
-
-def _sync(directory: Path) -> None:
-    """Waits until all of `directory` is on the disk."""
-    for path in (*directory.rglob("*"), directory):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def _put_back(replaced: Path, directory: Path) -> None:
-    """Undoes half a replacement: one that failed, or whose process was killed."""
-    if replaced.exists() and not directory.exists():
-        os.rename(replaced, directory)
-
-
-def _remove(*directories: Path) -> None:
-    for path in directories:
-        if path.exists():
-            shutil.rmtree(path)

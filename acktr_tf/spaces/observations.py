@@ -1,23 +1,21 @@
-"""From an observation space to the one array that networks are given.
+"""Encoding of observations as the one array that networks are given.
 
-A plain `Box` is that array. The parts of anything else (a `Dict`, a `Discrete`) are
-laid end to end as one vector of floats, in the order of the space: numbers as they are,
-and what counts kinds as one-hot vectors.
+Observations of a single `Box` are that array. The parts of any other space (a `Dict`, a
+`Discrete`) are laid end to end as one vector of floats, in the order of the space:
+numbers as they are, and categories as one-hot vectors.
 """
 
 import math
 import re
 from collections.abc import Iterator
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import gymnasium
 import numpy as np
-import numpy.typing as npt
 from gymnasium import spaces
 
 from acktr_tf.errors import UserError
-
-Array: TypeAlias = npt.NDArray[Any]
+from acktr_tf.types import Array
 
 OBSERVATION_SPACES = "Box, Discrete, MultiDiscrete, MultiBinary, or a Dict or Tuple"
 OBSERVATION = "observation"
@@ -27,10 +25,10 @@ class Part(NamedTuple):
     """One of the arrays that an observation consists of.
 
     Attributes:
-      name: Its keys, joined as a name that TensorFlow takes; `observation` if it is
-        the whole.
-      keys: Where it is in the observation.
-      space: Its space.
+      name: The keys, joined as a name that TensorFlow takes; `observation` if the part
+        is the whole.
+      keys: Keys that lead to the part in the observation.
+      space: Space of the part.
     """
 
     name: str
@@ -39,22 +37,22 @@ class Part(NamedTuple):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one observation."""
+        """Shape in one observation."""
         return tuple(self.space.shape or ())
 
     @property
     def dtype(self) -> Any:
-        """As the environment gives it."""
+        """Type as the environment gives it."""
         return np.dtype(self.space.dtype)
 
     @property
     def served_dtype(self) -> Any:
-        """As an exported policy takes it: networks take every float as float32."""
+        """Type as an exported policy takes it: every float as float32."""
         return np.dtype(np.float32) if self.dtype.kind == "f" else self.dtype
 
     @property
-    def kinds(self) -> list[tuple[int, int]]:
-        """(kinds, the first of them) for each of its numbers; empty for plain ones."""
+    def categories(self) -> list[tuple[int, int]]:
+        """(n, start) for each of its numbers, empty if they are not categories."""
         if isinstance(self.space, spaces.Discrete):
             return [(int(self.space.n), int(self.space.start))]
         if isinstance(self.space, spaces.MultiDiscrete):
@@ -66,30 +64,31 @@ class Part(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Numbers that it makes in the vector."""
-        return sum(n for n, _ in self.kinds) or math.prod(self.shape)
+        """Length of its encoding."""
+        return sum(n for n, _ in self.categories) or math.prod(self.shape)
 
 
 class Observations:
-    """Observations of one kind of space.
+    """Observations of one space, and their encoding.
 
     Args:
-      space: Of one environment.
+      space: Space of one environment.
 
     Attributes:
-      raw_space: The space.
+      space: The environment's own space.
       parts: The arrays that an observation consists of.
-      plain: Whether it is one array, which networks are given as it is.
-      space: What networks are given.
+      is_single_box: Whether an observation is one array, which networks are given as
+        it is.
+      encoded_space: Space of what networks are given.
 
     Raises:
       UserError: The space is not supported; the message says which are.
     """
 
-    space: spaces.Box
+    encoded_space: spaces.Box
 
     def __init__(self, space: gymnasium.Space[Any]) -> None:
-        self.raw_space = space
+        self.space = space
         self.parts = list(_parts(space, ()))
         if not self.parts:
             raise UserError(
@@ -97,7 +96,7 @@ class Observations:
                 f"{' '.join(str(space).split())}."
             )
         names = [part.name for part in self.parts]
-        # A SavedModel does not tell the case of its inputs' names.
+        # The names of a SavedModel's inputs do not differ by case.
         unique = {name.lower() for name in names}
         if len(unique) < len(names) or any(n.startswith("_") for n in names):
             raise UserError(
@@ -106,33 +105,37 @@ class Observations:
                 "underscores. "
                 f"Received: {', '.join(names)}."
             )
-        self.plain = isinstance(space, spaces.Box)
+        self.is_single_box = isinstance(space, spaces.Box)
         size = sum(part.size for part in self.parts)
-        self.space = (
+        self.encoded_space = (
             space
             if isinstance(space, spaces.Box)
             else spaces.Box(-np.inf, np.inf, (size,), np.float32)
         )
 
-    def alike(self, other: "Observations") -> bool:
-        """Whether a policy of these takes the others, too: bounds do not matter."""
+    def compatible_with(self, other: "Observations") -> bool:
+        """Returns whether a policy of these observations takes the other ones, too.
+
+        Bounds do not matter.
+        """
 
         def arrays(observations: Observations) -> list[Any]:
             # In the order in which they are encoded.
             return [
-                (p.name, p.shape, p.served_dtype, p.kinds) for p in observations.parts
+                (p.name, p.shape, p.served_dtype, p.categories)
+                for p in observations.parts
             ]
 
         return arrays(self) == arrays(other)
 
     def encode(self, observation: Any) -> Array:
-        """What networks are given of `B` observations of a vector environment.
+        """Encodes `B` observations of a vector environment for networks.
 
         Raises:
-          ValueError: A part has another shape than announced, or a kind that does not
-            exist.
+          ValueError: A part has another shape than announced, or a category that does
+            not exist.
         """
-        if self.plain:
+        if self.is_single_box:
             return np.asarray(observation)
         rows = []
         for part in self.parts:
@@ -149,8 +152,8 @@ class Observations:
         return np.concatenate(rows, axis=1)
 
     def inputs(self, encoded: Array) -> dict[str, Array]:
-        """By name, the arrays of which `encode` made `encoded` `[N, ...]`."""
-        if self.plain:
+        """Returns by name the arrays of which `encode` made `encoded` `[N, ...]`."""
+        if self.is_single_box:
             return {OBSERVATION: encoded}
         ends = np.cumsum([part.size for part in self.parts])[:-1]
         return {
@@ -172,7 +175,7 @@ def _parts(space: gymnasium.Space[Any], keys: tuple[Any, ...]) -> Iterator[Part]
             yield from _parts(child, (*keys, key))
         return
     name = re.sub(r"[^A-Za-z0-9_]", "_", "_".join(map(str, keys))) or OBSERVATION
-    # What TensorFlow would rename, and what it takes for something else.
+    # Names that TensorFlow would rename, or take for something else.
     if name[0].isdigit() or name == "self":
         name = f"{OBSERVATION}_{name}"
     supported = spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary
@@ -187,31 +190,31 @@ def _parts(space: gymnasium.Space[Any], keys: tuple[Any, ...]) -> Iterator[Part]
 
 
 def _encoded(part: Part, array: Array) -> Array:
-    """`[B, size]` float32."""
+    """Encodes the numbers of one part: `[B, size]` float32."""
     rows = array.reshape(len(array), -1)
-    if not part.kinds:
+    if not part.categories:
         return rows.astype(np.float32)
     columns = []
-    for column, (kinds, first) in zip(rows.T, part.kinds, strict=True):
-        index = column.astype(np.int64) - first
-        if ((index < 0) | (index >= kinds)).any():
+    for column, (n, start) in zip(rows.T, part.categories, strict=True):
+        index = column.astype(np.int64) - start
+        if ((index < 0) | (index >= n)).any():
             raise ValueError(
-                f"{part.name} is {column[(index < 0) | (index >= kinds)][0]}, outside "
-                f"of {first} to {first + kinds - 1}"
+                f"{part.name} is {column[(index < 0) | (index >= n)][0]}, outside of "
+                f"{start} to {start + n - 1}"
             )
-        columns.append(np.eye(kinds, dtype=np.float32)[index])
+        columns.append(np.eye(n, dtype=np.float32)[index])
     return np.concatenate(columns, axis=1)
 
 
 def _decoded(part: Part, rows: Array) -> Array:
-    """`[N, *shape]`, from `[N, size]`."""
-    if part.kinds:
-        ends = np.cumsum([kinds for kinds, _ in part.kinds])[:-1]
+    """Returns one part `[N, *shape]` from its encoding `[N, size]`."""
+    if part.categories:
+        ends = np.cumsum([n for n, _ in part.categories])[:-1]
         columns = np.split(rows, ends, axis=1)
         rows = np.stack(
             [
-                column.argmax(axis=1) + first
-                for column, (_, first) in zip(columns, part.kinds, strict=True)
+                column.argmax(axis=1) + start
+                for column, (_, start) in zip(columns, part.categories, strict=True)
             ],
             axis=1,
         )

@@ -1,4 +1,4 @@
-"""Gymnasium spaces as JSON can hold them."""
+"""Descriptions of Gymnasium spaces that JSON can hold."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from gymnasium import spaces
 
 
 def describe_space(space: gymnasium.Space[Any]) -> dict[str, Any]:
-    """What `space_from_description` needs to make an equal space.
+    """Describes a space, so that `space_from_description` can make an equal one.
 
     Args:
       space: A Box, Discrete, MultiDiscrete, MultiBinary, or a Dict or Tuple of those.
@@ -57,7 +57,7 @@ def describe_space(space: gymnasium.Space[Any]) -> dict[str, Any]:
 
 
 def space_from_description(description: dict[str, Any]) -> gymnasium.Space[Any]:
-    """The space that `describe_space` described.
+    """Makes the space that `describe_space` described.
 
     Raises:
       KeyError: Something is missing, or the type is not known.
@@ -94,9 +94,9 @@ def space_from_description(description: dict[str, Any]) -> gymnasium.Space[Any]:
 
 
 def _described_bound(bound: npt.NDArray[Any]) -> Any:
-    """One number if all are the same; infinities, which JSON has not, in words.
+    """Returns a bound as one number if all are the same, and infinities as words.
 
-    `numpy.array(..., dtype)` reads the words.
+    JSON has no infinity; `numpy.array(..., dtype)` reads the words.
     """
     words = [v if np.isfinite(v) else str(v) for v in np.ravel(bound).tolist()]
     if len(set(words)) == 1:

@@ -1,11 +1,11 @@
-"""Runs of a benchmark: each in processes of its own, and what became of it.
+"""Runs of a benchmark, each in processes of its own, and how they ended.
 
-The directory of a run has in it
+The directory of a run holds
 
     run/           the run directory of acktr_tf.launch
-    log.txt        what its processes said
+    log.txt        output of its processes
     outcome.json   how the training ended, and how long it took
-    scores.json    what acktr_tf.evaluate --json said of the final policy
+    scores.json    scores of the final policy, by acktr_tf.evaluate --json
 """
 
 import collections
@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from acktr_tf.errors import RunError, UserError
-from acktr_tf.runs.locks import lock
+from acktr_tf.runs.files import SAVING, reason, write_atomically
+from acktr_tf.runs.locks import is_locked
 from acktr_tf.training.stopping import STOP_SIGNALS, StopRequest
 
 RUN = "run"
@@ -34,24 +35,23 @@ FINISHED, CRASHED, STOPPED, STARTED = "finished", "crashed", "stopped", "started
 TRAINER = "acktr_tf.launch"
 EVALUATOR = "acktr_tf.evaluate"
 
-_SAVING = ".saving-"
 _POLL_SECONDS = 0.1
-_LONGEST_MESSAGE = 300  # Characters.
+_MAX_MESSAGE = 300  # Characters.
 # As a shell calls a process that a signal ended, and as Python does.
 _STOPPED_STATUSES = {status for s in STOP_SIGNALS for status in (128 + s, -s)}
-_REFUSED = "Another process trains in"  # What the trainer says of a run that is held.
+_REFUSAL = "Another process trains in"  # Words of the trainer.
 _THREADS = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS")
 
 
 class Job(NamedTuple):
-    """A run that is to be made.
+    """Run that is to be made.
 
     Attributes:
       task: Name of its task.
       algorithm: Name of its algorithm.
       seed: Its seed.
       directory: Where everything about it is kept.
-      flags: Of `acktr_tf.launch`, but for the seed and the run directory.
+      flags: Flags of `acktr_tf.launch`, but for the seed and the run directory.
       greedy: Whether the final policy is evaluated by its most probable actions.
     """
 
@@ -64,7 +64,7 @@ class Job(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Of the run, for people."""
+        """Name of the run, for people."""
         return f"{self.task} {self.algorithm} seed {self.seed}"
 
     @property
@@ -80,18 +80,18 @@ class Job(NamedTuple):
 
     @property
     def command(self) -> list[str]:
-        """What trains, and continues the training."""
+        """Command that trains, and continues the training."""
         return [sys.executable, "-m", TRAINER, *self.arguments]
 
 
 class Outcome(NamedTuple):
-    """What became of the training of a run so far.
+    """State of the training of a run.
 
     Attributes:
-      command: What was run.
-      exit_status: Of its last process that ended, negative if a signal killed it; None
-        while there is one that has not.
-      seconds: Wall time of its processes that ended, from start to end.
+      command: Command that was run.
+      exit_status: Exit status of the last process that ended, negative if a signal
+        killed it; None while there is a process that has not ended.
+      seconds: Wall time of the processes that ended, from start to end.
       crash: Last line of the log of the last process that crashed, empty if none has or
         the run was finished since.
       started: Time since the epoch when the process that has not ended was started.
@@ -123,22 +123,12 @@ def write_file(path: Path, data: bytes) -> None:
     Raises:
       RunError: It cannot be written.
     """
-    # Of this process: a benchmark and --report may write the same report.
-    saving = path.with_name(f"{_SAVING}{os.getpid()}-{path.name}")
     with _faults(f"Cannot write {path}"):
-        try:
-            with saving.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            saving.replace(path)
-        finally:
-            with contextlib.suppress(OSError):
-                saving.unlink()
+        write_atomically(path, data)
 
 
 def read_outcome(directory: Path) -> Outcome | None:
-    """What became of the run in `directory`; None if it was never started.
+    """Reads how the run in `directory` ended; None if it was never started.
 
     Raises:
       UserError: The file is damaged.
@@ -154,7 +144,7 @@ def read_outcome(directory: Path) -> Outcome | None:
 
 
 def read_scores(directory: Path) -> dict[str, Any] | None:
-    """The scores of the final policy, as evaluated; None if there are none yet.
+    """Reads the scores of the final policy; None if there are none yet.
 
     Raises:
       UserError: The file is damaged.
@@ -180,7 +170,7 @@ def _faults(what: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise RunError(
-            f"{what}: {error.strerror or error}. The same command continues."
+            f"{what}: {reason(error)}. The same command continues."
         ) from error
 
 
@@ -189,54 +179,14 @@ def _write_outcome(directory: Path, outcome: Outcome) -> None:
     write_file(directory / OUTCOME, text.encode())
 
 
-# Locks ------------------------------------------------------------------------------
-@contextlib.contextmanager
-def alone(directory: Path) -> Iterator[None]:
-    """Holds the directory of a benchmark, made if need be, for this process alone.
-
-    Raises:
-      UserError: It cannot be made, or another process holds it.
-    """
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        descriptor = lock(directory)
-    except OSError as error:
-        raise UserError(
-            f"{directory} must be a directory that can be written. "
-            f"Received: {error.strerror or error}"
-        ) from error
-    if descriptor is None:
-        raise UserError(
-            f"Another benchmark runs in {directory}. Wait for it, stop it, or give "
-            "another --directory."
-        )
-    try:
-        yield
-    finally:
-        os.close(descriptor)  # Which also unlocks it.
-
-
-def is_held(run_dir: Path) -> bool:
-    """Whether a process trains in a run directory now.
-
-    One may, whose benchmark was killed.
-    """
-    if not run_dir.is_dir():
-        return False
-    descriptor = lock(run_dir)
-    if descriptor is not None:
-        os.close(descriptor)
-    return descriptor is None
-
-
 # Processes --------------------------------------------------------------------------
 def cores() -> int:
-    """Processor cores that this process may use."""
+    """Returns the number of processor cores that this process may use."""
     return len(os.sched_getaffinity(0))
 
 
 def child_environment(at_once: int) -> dict[str, str]:
-    """Environment variables of the processes: the user's, and a share of the cores.
+    """Returns the environment variables of processes, with a share of the cores each.
 
     Args:
       at_once: Processes between which the cores are divided.
@@ -244,7 +194,7 @@ def child_environment(at_once: int) -> dict[str, str]:
     threads = str(max(1, cores() // at_once))
     return {
         **dict.fromkeys(_THREADS, threads),
-        # So that the last line of a log is the last that was said.
+        # So that the last line of a log is the last one that was written.
         "PYTHONUNBUFFERED": "1",
         **os.environ,
     }
@@ -256,7 +206,7 @@ def run_jobs(
     at_once: int,
     games: int,
     stop: StopRequest,
-    ended: Callable[[Job, str], None],
+    on_complete: Callable[[Job, str], None],
 ) -> None:
     """Trains what is not trained, then evaluates it, in the order of `jobs`.
 
@@ -265,12 +215,13 @@ def run_jobs(
     have ended and their outcomes are written.
 
     Args:
-      jobs: Runs, those that are finished among them, too.
+      jobs: Runs, also those that are finished.
       at_once: Jobs under way at the same time.
-      games: Of the evaluation of each final policy; 0 for none.
+      games: Games of the evaluation of each final policy; 0 for none.
       stop: Signals received.
-      ended: Called with each job that is through, and what went wrong: empty if
-        nothing did. It is not called for jobs that `stop` cut short.
+      on_complete: Called as `on_complete(job, error)` for each job that is complete or
+        failed; `error` is empty on success. It is not called for jobs that `stop` cut
+        short.
 
     Raises:
       RunError: A file cannot be written.
@@ -278,17 +229,17 @@ def run_jobs(
     environment = child_environment(at_once)
     waiting = collections.deque(jobs)
     active: list[tuple[Job, _Work, _Process]] = []
-    told = False
+    terminated = False
 
-    def advance(job: Job, work: _Work) -> None:
-        """Goes on with a job, until it is through or has another process."""
+    def resume(job: Job, work: _Work) -> None:
+        """Goes on with a job until it has another process, or ends."""
         try:
             active.append((job, work, next(work)))
-        except StopIteration as through:
-            if through.value is not None:
-                ended(job, through.value)
+        except StopIteration as end:
+            if end.value is not None:
+                on_complete(job, end.value)
 
-    def end_all(sent: signal.Signals) -> None:
+    def signal_all(sent: signal.Signals) -> None:
         for _, _, process in active:
             if process.poll() is None:
                 # Workers of its own are in its group. SIGTERM it passes on itself.
@@ -299,38 +250,38 @@ def run_jobs(
         while True:
             while waiting and len(active) < at_once and stop.signal is None:
                 job = waiting.popleft()
-                advance(job, _work(job, games, environment, stop))
-            if stop.signal is not None and not told:
-                told = True
-                end_all(signal.SIGTERM)
+                resume(job, _work(job, games, environment, stop))
+            if stop.signal is not None and not terminated:
+                terminated = True
+                signal_all(signal.SIGTERM)
             if not active:
                 return
             time.sleep(_POLL_SECONDS)
             for entry in [each for each in active if each[2].poll() is not None]:
                 active.remove(entry)
-                advance(*entry[:2])
+                resume(*entry[:2])
     except KeyboardInterrupt:
-        end_all(signal.SIGKILL)
+        signal_all(signal.SIGKILL)
         for job, work, process in active[:]:
             process.wait()
-            advance(job, work)
+            resume(job, work)
     except BaseException:
         # Whatever it is, no process is left on its own.
-        if not told:
-            end_all(signal.SIGTERM)
+        if not terminated:
+            signal_all(signal.SIGTERM)
         try:
             for _, _, process in active:
                 process.wait()
         except KeyboardInterrupt:
-            end_all(signal.SIGKILL)
+            signal_all(signal.SIGKILL)
         raise
 
 
 _Process = subprocess.Popen[bytes]
 
 _Work = Generator[_Process, None, str | None]
-"""Goes on when the process that it yields has ended; what it returns is what went
-wrong, or None if it was cut short."""
+"""Yields a process, and goes on when that has ended. Returns what went wrong, empty if
+nothing did, or None if the job was cut short."""
 
 
 def _work(
@@ -338,26 +289,33 @@ def _work(
 ) -> _Work:
     outcome = read_outcome(job.directory)
     if outcome is None or outcome.status != FINISHED:
-        if is_held(job.run_dir):
+        if is_locked(job.run_dir):
             # Its benchmark was killed. Nothing here is touched: it may yet finish.
             return "stopped: another process still trains in it"
         outcome, problem = yield from _train(job, outcome, environment, stop)
         if outcome.status != FINISHED:
             return problem
-    if not lacks_scores(job, games):
+    if not needs_evaluation(job, games):
         return ""
     if stop.signal is not None:
         return None
     return (yield from _evaluate(job, games, environment, stop))
 
 
-def lacks_scores(job: Job, games: int) -> bool:
-    """Whether the final policy has yet to be scored over so many games."""
+def needs_evaluation(job: Job, games: int) -> bool:
+    """Returns whether the final policy has yet to be scored over so many games."""
     if not games:
         return False
     scores = read_scores(job.directory) or {}
     actions = "greedy" if job.greedy else "sampled"
     return (scores.get("games"), scores.get("actions")) != (games, actions)
+
+
+def is_complete(job: Job, games: int) -> bool:
+    """Returns whether a job is trained, and scored over so many games."""
+    outcome = read_outcome(job.directory)
+    finished = outcome is not None and outcome.status == FINISHED
+    return finished and not needs_evaluation(job, games)
 
 
 def _train(
@@ -374,7 +332,7 @@ def _train(
         job.directory, Outcome(job.command, None, seconds, crash, time.time())
     )
     started = time.monotonic()
-    with _faults(f"Cannot start {job.name}"), _logged(job) as (log, said):
+    with _faults(f"Cannot start {job.name}"), _logged(job) as (log, read_new):
         process = _start(job.command, environment, log, log)
     yield process
     seconds += time.monotonic() - started
@@ -385,7 +343,7 @@ def _train(
         crash = ""
     elif status in _STOPPED_STATUSES or killed:
         problem = "stopped" if stop.signal is None else None
-    elif _REFUSED in (line := _last_line(said(), status)):
+    elif _REFUSAL in (line := _last_line(read_new(), status)):
         problem = "stopped: another process still trains in it"
     else:
         crash = line
@@ -400,10 +358,10 @@ def _evaluate(
 ) -> _Work:
     command = [sys.executable, "-m", EVALUATOR, f"--run_dir={job.run_dir}"]
     command += ["--json", f"--games={games}", f"--greedy={str(job.greedy).lower()}"]
-    saving = job.directory / f"{_SAVING}evaluation"
+    saving = job.directory / f"{SAVING}evaluation"
     with (
         _faults(f"Cannot evaluate {job.name}"),
-        _logged(job) as (log, said),
+        _logged(job) as (log, read_new),
         saving.open("wb") as output,
     ):
         process = _start(command, environment, output, log)
@@ -422,7 +380,7 @@ def _evaluate(
         saving.unlink()
     if stop.signal is not None:
         return None
-    return f"evaluation crashed: {_last_line(said(), status)}"
+    return f"evaluation crashed: {_last_line(read_new(), status)}"
 
 
 def _start(
@@ -441,32 +399,32 @@ def _start(
 
 @contextlib.contextmanager
 def _logged(job: Job) -> Iterator[tuple[Any, Callable[[], str]]]:
-    """The log of a job, to append to, and what will read what was appended."""
+    """Opens the log of a job, to append to, and makes what reads what was appended."""
     path = job.directory / LOG
     with path.open("ab") as log:
         length = log.tell()
 
-        def said() -> str:
+        def read_new() -> str:
             with path.open("rb") as file:
                 file.seek(length)
                 return file.read().decode(errors="replace")
 
-        yield log, said
+        yield log, read_new
 
 
 def _last_line(text: str, status: int) -> str:
-    """The last line of a log that has one, and the signal that ended its process."""
+    """Returns the last line of a log, and the signal that ended its process."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    line = lines[-1] if lines else "it said nothing"
-    if len(line) > _LONGEST_MESSAGE:
-        line = f"{line[:_LONGEST_MESSAGE]} ..."
+    line = lines[-1] if lines else "it wrote nothing"
+    if len(line) > _MAX_MESSAGE:
+        line = f"{line[:_MAX_MESSAGE]} ..."
     if status < 0:
         return f"{line} (killed by {signal.Signals(-status).name})"
     return line if lines else f"{line} (exit status {status})"
 
 
 def _seconds(job: Job, before: Outcome) -> float:
-    """Wall time of a run's earlier processes, that of a killed benchmark included."""
+    """Returns the wall time of a run's earlier processes."""
     if before.started is None:
         return before.seconds
     # Nobody saw it end: it did when it last wrote something, or later.

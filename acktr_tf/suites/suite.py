@@ -1,4 +1,4 @@
-"""Suites: what a benchmark compares, and on which tasks, in a small text file."""
+"""Suites: the algorithms that a benchmark compares, and its tasks, in a text file."""
 
 import configparser
 import math
@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from acktr_tf.cli.flag_files import find_preset
 from acktr_tf.errors import UserError
+from acktr_tf.runs.files import reason
 
 SUFFIX = ".suite"
 
@@ -20,16 +21,17 @@ _GIVEN = ("--seed", "--run_dir")
 
 
 class Suite(NamedTuple):
-    """The contents of a suite file.
+    """Contents of a suite file.
 
     Attributes:
-      name: Of the file, without its ending.
-      title: Of the report.
-      flags: Of `acktr_tf.launch`, for all runs.
+      name: Name of the file, without its ending.
+      title: Title of the report.
+      flags: Flags of `acktr_tf.launch`, for all runs.
       tasks: Name → flags, in the order of the file.
       algorithms: Name → flags, in the order of the file.
       scores: Name of each task → the returns that count as 0 and as 1 where tasks are
         brought together; empty if the suite does not say.
+      greedy: Whether final policies are evaluated by their most probable actions.
     """
 
     name: str
@@ -42,7 +44,7 @@ class Suite(NamedTuple):
 
 
 def find_suite(name: str) -> Path:
-    """The suite file that `--suite=name` means.
+    """Finds the suite file that `--suite=name` means.
 
     It is looked up in the working directory, then among the package's own.
 
@@ -50,7 +52,7 @@ def find_suite(name: str) -> Path:
       name: As given; `.suite` may be left out.
 
     Raises:
-      UserError: No such file; the message has the names most like it.
+      UserError: There is no such file; the message has the names most like it.
     """
     ending = "" if name.endswith(SUFFIX) else SUFFIX
     return find_preset(f"{name}{ending}", SUFFIX, "Suite")
@@ -63,8 +65,8 @@ def read_suite(path: Path) -> Suite:
 
         [suite]       title = ...; flags = flags of acktr_tf.launch for every run;
                       evaluation = sampled or greedy
-        [tasks]       a name = flags, one line a task
-        [algorithms]  a name = flags, one line an algorithm
+        [tasks]       a name = flags, one line per task
+        [algorithms]  a name = flags, one line per algorithm
         [scores]      a task = low high; optional, but for all tasks or none
 
     Raises:
@@ -97,7 +99,7 @@ def read_suite(path: Path) -> Suite:
 
 
 def _sections(path: Path) -> dict[str, dict[str, str]]:
-    """Section → name → value, all as they are written."""
+    """Reads section → name → value, all as they are written."""
     parser = configparser.ConfigParser(
         delimiters=("=",),
         interpolation=None,
@@ -109,12 +111,12 @@ def _sections(path: Path) -> dict[str, dict[str, str]]:
         # Editors on Windows put a byte order mark first.
         parser.read_string(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
-        raise UserError(f"Suite {path} cannot be read: {error.strerror}.") from error
+        raise UserError(f"Suite {path} cannot be read: {reason(error)}.") from error
     except UnicodeDecodeError as error:
         raise UserError(f"Suite {path} must be text in UTF-8: {error}.") from error
     except configparser.Error as error:
-        reason = " ".join(str(error).replace("'<string>'", "it").split())
-        raise UserError(f"{path} is not a suite: {reason}") from error
+        fault = " ".join(str(error).replace("'<string>'", "it").split())
+        raise UserError(f"{path} is not a suite: {fault}") from error
     if unknown := sorted(set(parser.sections()) - set(_SECTIONS)):
         raise UserError(
             f"{path} has the section [{unknown[0]}]. Accepted: "
@@ -178,7 +180,7 @@ def _low_and_high(path: Path, name: str, value: str) -> tuple[float, float]:
     # Comparisons with nan are false.
     if not -math.inf < low < high < math.inf:
         raise UserError(
-            f"{path}: [scores] must have two numbers a task, low < high. Received: "
+            f"{path}: [scores] must have two numbers per task, low < high. Received: "
             f"{name} = {value}"
         )
     return low, high

@@ -13,7 +13,7 @@ import pytest
 from ale_py import roms
 from oracles.atari import Player
 
-from acktr_tf.config.config import Config
+from acktr_tf.config.environment import EnvironmentSettings
 from acktr_tf.environments import AtariEnvironment, atari, make_vector_env
 from acktr_tf.environments.atari import MULTI_PLAYER_GAMES, find_game, game_names
 from acktr_tf.errors import UserError
@@ -101,7 +101,7 @@ def test_no_environment_of_another_is_taken_for_a_game() -> None:
 )
 def test_an_unknown_game_gets_the_closest_names(name: str, closest: str) -> None:
     with pytest.raises(UserError) as error:
-        make_vector_env(Config(env=name))
+        make_vector_env(EnvironmentSettings(env=name), 0)
     message = str(error.value)
     assert name in message
     assert f" {closest}" in message.split("Did you mean")[1]
@@ -161,8 +161,10 @@ def test_the_sticky_actions_of_the_name_give_way_to_the_setting(
 
     monkeypatch.setattr("acktr_tf.environments.AtariEnvironment", record)
     for name in ["ALE/Pong-v5", "pong"]:
-        for setting in [-1.0, 0.0, 0.5]:
-            make_vector_env(Config(env=name, repeat_action_probability=setting))
+        for setting in [None, 0.0, 0.5]:
+            make_vector_env(
+                EnvironmentSettings(env=name, repeat_action_probability=setting), 0
+            )
     assert received == [0.25, 0.0, 0.5, 0.0, 0.0, 0.5]
 
 
@@ -171,7 +173,7 @@ def test_a_missing_rom_is_one_line(
 ) -> None:
     monkeypatch.setenv("ALE_ROMS_DIR", str(tmp_path))
     with pytest.raises(UserError, match="No ROM for the game `pong`") as error:
-        make_vector_env(Config(env="pong"))
+        make_vector_env(EnvironmentSettings(env="pong"), 0)
     assert "ALE_ROMS_DIR" in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -182,7 +184,7 @@ def test_a_damaged_rom_is_one_line(
     (tmp_path / "pong.bin").write_bytes(b"no game")
     monkeypatch.setenv("ALE_ROMS_DIR", str(tmp_path))
     with pytest.raises(UserError, match="No ROM for the game `pong`") as error:
-        make_vector_env(Config(env="pong"))
+        make_vector_env(EnvironmentSettings(env="pong"), 0)
     assert "\n" not in str(error.value)
 
 
@@ -191,7 +193,7 @@ def test_a_directory_of_roms_that_is_not_there_is_one_line(
 ) -> None:
     monkeypatch.setenv("ALE_ROMS_DIR", str(tmp_path / "absent"))
     with pytest.raises(UserError, match="No ROM for the game `pong`"):
-        make_vector_env(Config(env="pong"))
+        make_vector_env(EnvironmentSettings(env="pong"), 0)
 
 
 # Games against an independent player ------------------------------------------------
@@ -385,11 +387,11 @@ def test_pictures_are_those_of_the_same_games() -> None:
 def test_a_game_for_several_players_never_reaches_ale() -> None:
     """ALE would end the process, so this is asked of one."""
     program = (
-        "from acktr_tf.config.config import Config\n"
+        "from acktr_tf.config.environment import EnvironmentSettings\n"
         "from acktr_tf.environments import make_vector_env\n"
         "from acktr_tf.errors import UserError\n"
         "try:\n"
-        "    make_vector_env(Config(env='warlords'))\n"
+        "    make_vector_env(EnvironmentSettings(env='warlords'), 0)\n"
         "except UserError:\n"
         "    print('refused')\n"
     )

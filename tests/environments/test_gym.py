@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from gymnasium.spaces import Box, Dict, Discrete, Text
 
-from acktr_tf.config.config import Config
+from acktr_tf.config.environment import EnvironmentSettings
 from acktr_tf.environments import (
     GymEnvironment,
     make_vector_env,
@@ -137,7 +137,9 @@ def make(name: str, num_envs: int = 3) -> GymEnvironment:
 
 
 def test_cartpole_by_the_one_door() -> None:
-    environments = make_vector_env(Config(env="CartPole-v1", num_envs=3))
+    environments = make_vector_env(
+        EnvironmentSettings(env="CartPole-v1", num_envs=3), 0
+    )
     observation = environments.reset()
     assert observation.shape == (3, 4)
     assert observation.dtype == np.float32
@@ -179,7 +181,8 @@ def test_training_starts_differ_over_environments_episodes_and_runs() -> None:
     starts = []
     for seed in [0, 1]:
         environments = make_vector_env(
-            Config(env="AcktrEndless-v0", num_envs=4),
+            EnvironmentSettings(env="AcktrEndless-v0", num_envs=4),
+            0,
             episode_seeds=training_seeds(seed),
         )
         starts.append(environments.reset()[:, 0])
@@ -201,7 +204,7 @@ def test_training_starts_differ_over_environments_episodes_and_runs() -> None:
 )
 def test_an_unknown_environment_gets_the_closest_ids(name: str, closest: str) -> None:
     with pytest.raises(UserError) as error:
-        make_vector_env(Config(env=name))
+        make_vector_env(EnvironmentSettings(env=name), 0)
     message = str(error.value)
     assert f"Unknown environment `{name}`" in message
     assert closest in message.split("Did you mean")[1]
@@ -210,7 +213,7 @@ def test_an_unknown_environment_gets_the_closest_ids(name: str, closest: str) ->
 
 def test_ids_that_would_be_refused_are_not_proposed() -> None:
     with pytest.raises(UserError) as error:
-        make_vector_env(Config(env="Breakut-v4"))
+        make_vector_env(EnvironmentSettings(env="Breakut-v4"), 0)
     assert "Breakout-v4" not in str(error.value)
 
 
@@ -225,7 +228,7 @@ def test_spaces_that_are_not_supported_are_refused(
     name: str, received: str, accepted: str
 ) -> None:
     with pytest.raises(UserError) as error:
-        make_vector_env(Config(env=name, num_envs=2))
+        make_vector_env(EnvironmentSettings(env=name, num_envs=2), 0)
     message = str(error.value)
     assert f"The {received} is not supported. Received: " in message
     assert f"Accepted: {accepted}" in message or message.endswith(f"{accepted}.")
@@ -237,7 +240,7 @@ def test_spaces_that_are_not_supported_are_refused(
 )
 def test_an_environment_that_cannot_be_made_is_one_line(name: str) -> None:
     with pytest.raises(UserError, match="cannot be made") as error:
-        make_vector_env(Config(env=name, num_envs=2))
+        make_vector_env(EnvironmentSettings(env=name, num_envs=2), 0)
     assert name in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -260,8 +263,10 @@ def test_parts_of_an_observation_become_one_vector() -> None:
 
 @pytest.mark.parametrize("vectorization", ["sync", "async"])
 def test_mujoco_is_the_same_in_one_process_and_in_many(vectorization: str) -> None:
-    config = Config(env="Hopper-v5", num_envs=2, vectorization=vectorization)
-    environments = make_vector_env(config)
+    settings = EnvironmentSettings(
+        env="Hopper-v5", num_envs=2, vectorization=vectorization
+    )
+    environments = make_vector_env(settings, 0)
     try:
         observations = [environments.reset()]
         random = np.random.default_rng(0)
@@ -394,15 +399,17 @@ def test_a_module_before_the_name_changes_nothing() -> None:
     names = ("CartPole-v1", "gymnasium:CartPole-v1")
     observations = []
     for name in names:
-        config = Config(env=name, num_envs=4, stagger_episodes=True)
-        environments = make_vector_env(config)
+        settings = EnvironmentSettings(env=name, num_envs=4, stagger_episodes=True)
+        environments = make_vector_env(settings, 0)
         environments.reset()
         observations.append(environments.step(np.zeros(4, np.int64)).observation)
     assert np.array_equal(*observations)
 
 
 def test_pictures_are_made_when_asked_for() -> None:
-    environments = make_vector_env(Config(env="CartPole-v1", num_envs=2), render=True)
+    environments = make_vector_env(
+        EnvironmentSettings(env="CartPole-v1", num_envs=2), 0, render=True
+    )
     environments.reset()
     pictures = environments.render()
     assert [picture.shape for picture in pictures] == [(400, 600, 3)] * 2
@@ -430,16 +437,20 @@ def test_environments_are_set_apart_by_their_first_episodes() -> None:
 
 
 def test_scores_are_of_whole_episodes_however_training_is_set_apart() -> None:
-    config = Config(env="AcktrCounter-v0", num_envs=4, stagger_episodes=True)
-    environments = make_vector_env(config, episode_seeds=episode_seeds)
+    settings = EnvironmentSettings(
+        env="AcktrCounter-v0", num_envs=4, stagger_episodes=True
+    )
+    environments = make_vector_env(settings, 0, episode_seeds=episode_seeds)
     environments.reset()
     steps = [environments.step(np.zeros(4, np.int64)) for _ in range(4)]
     assert [len(s.episodes) for s in steps] == [0, 0, 0, 4]
 
 
 def test_setting_apart_does_nothing_without_a_time_limit() -> None:
-    config = Config(env="AcktrEndless-v0", num_envs=4, stagger_episodes=True)
-    environments = make_vector_env(config)
+    settings = EnvironmentSettings(
+        env="AcktrEndless-v0", num_envs=4, stagger_episodes=True
+    )
+    environments = make_vector_env(settings, 0)
     environments.reset()
     steps = [environments.step(np.zeros(4, np.int64)) for _ in range(20)]
     assert not any(s.truncated.any() or s.terminated.any() for s in steps)
@@ -447,8 +458,8 @@ def test_setting_apart_does_nothing_without_a_time_limit() -> None:
 
 # Stacks -----------------------------------------------------------------------------
 def test_a_stack_is_of_the_observations_up_to_the_current_one() -> None:
-    config = Config(env="AcktrCounter-v0", num_envs=2, frame_stack=3)
-    environments = make_vector_env(config, episode_seeds=episode_seeds)
+    settings = EnvironmentSettings(env="AcktrCounter-v0", num_envs=2, frame_stack=3)
+    environments = make_vector_env(settings, 0, episode_seeds=episode_seeds)
     # An episode begins with copies of its first observation.
     assert environments.reset()[:, :, 1].tolist() == [[0.0, 0.0, 0.0]] * 2
     counts = []

@@ -1,7 +1,6 @@
 """Saving where environments are, and coming back there."""
 
 import io
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,23 +11,22 @@ import pytest
 from gymnasium.spaces import Box, Discrete
 
 from acktr_tf import environments as environments_module
-from acktr_tf.config.config import Config
+from acktr_tf.config.environment import EnvironmentSettings
 from acktr_tf.environments import VectorEnvironment, make_vector_env, training_seeds
 from acktr_tf.environments.vector import Array
 from acktr_tf.errors import RunError
 from acktr_tf.types import Step
 
-Position = tuple[dict[str, Array], dict[str, Any]]
+State = dict[str, Array]
 
 
-def stored(position: Position) -> Position:
-    """`position` as a checkpoint gives it back: through NumPy's file and JSON."""
-    arrays, values = position
+def stored(state: State) -> State:
+    """`state` as a checkpoint gives it back: through NumPy's file."""
     file = io.BytesIO()
-    np.savez(file, **arrays)
+    np.savez(file, **state)
     file.seek(0)
     with np.load(file, allow_pickle=False) as loaded:
-        return dict(loaded), json.loads(json.dumps(values))
+        return dict(loaded)
 
 
 def play(
@@ -54,39 +52,39 @@ def assert_same(left: list[Step], right: list[Step]) -> None:
 # Deterministic simulators -----------------------------------------------------------
 @pytest.mark.parametrize("steps", [0, 1, 57, 200])
 def test_cartpole_continues_as_if_never_stopped(steps: int) -> None:
-    config = Config(env="CartPole-v1", num_envs=5, seed=4)
+    settings = EnvironmentSettings(env="CartPole-v1", num_envs=5)
     random = np.random.default_rng(1)
-    uninterrupted = make_vector_env(config)
+    uninterrupted = make_vector_env(settings, 4)
     uninterrupted.reset()
     play(uninterrupted, steps, random)
-    position = stored(uninterrupted.position())
+    state = stored(uninterrupted.state())
     expected = play(uninterrupted, 120, np.random.default_rng(2))
 
-    continued = make_vector_env(config)
-    observation, restarted = continued.restore(*position)
+    continued = make_vector_env(settings, 4)
+    observation, restarted = continued.load_state(state)
     assert restarted == []
-    assert np.array_equal(observation, position[0]["observation"])
+    assert np.array_equal(observation, state["observation"])
     assert_same(play(continued, 120, np.random.default_rng(2)), expected)
     assert sum(len(step.episodes) for step in expected) > 5
 
 
 @pytest.mark.parametrize("reseed_steps", [0, 40, 10_000])
-def test_position_is_found_however_often_seeds_are_given(
+def test_the_state_is_found_however_often_seeds_are_given(
     reseed_steps: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(environments_module, "RESEED_STEPS", reseed_steps)
-    config = Config(env="CartPole-v1", num_envs=5, seed=3)
+    settings = EnvironmentSettings(env="CartPole-v1", num_envs=5)
     random = np.random.default_rng(0)
-    uninterrupted = make_vector_env(config)
+    uninterrupted = make_vector_env(settings, 3)
     uninterrupted.reset()
     for _ in range(8):  # Including moments at which an episode has just ended.
         play(uninterrupted, 17, random)
-        position = stored(uninterrupted.position())
-        continued = make_vector_env(config)
-        observation, restarted = continued.restore(*position)
+        state = stored(uninterrupted.state())
+        continued = make_vector_env(settings, 3)
+        observation, restarted = continued.load_state(state)
         assert restarted == []
-        assert np.array_equal(observation, position[0]["observation"])
-        ages = position[0]["ages"] - position[0]["lengths"]
+        assert np.array_equal(observation, state["observation"])
+        ages = state["steps_since_seed"] - state["lengths"]
         assert (ages >= 0).all()
         assert (ages < max(1, reseed_steps)).all()
     expected = play(uninterrupted, 120, np.random.default_rng(2))
@@ -96,18 +94,17 @@ def test_position_is_found_however_often_seeds_are_given(
 
 
 @pytest.mark.parametrize(
-    ("game", "sticky"), [("breakout", -1.0), ("ALE/Breakout-v5", -1.0), ("pong", 0.25)]
+    ("game", "sticky"), [("breakout", None), ("ALE/Breakout-v5", None), ("pong", 0.25)]
 )
-def test_atari_continues_as_if_never_stopped(game: str, sticky: float) -> None:
-    config = Config(
+def test_atari_continues_as_if_never_stopped(game: str, sticky: float | None) -> None:
+    settings = EnvironmentSettings(
         env=game,
         num_envs=3,
-        seed=4,
         repeat_action_probability=sticky,
         life_loss_terminates=True,
     )
     random = np.random.default_rng(1)
-    uninterrupted = make_vector_env(config)
+    uninterrupted = make_vector_env(settings, 4)
     uninterrupted.reset()
     play(uninterrupted, 230, random)
     # In Breakout: saved just after a lost life, when FIRE is about to be pressed.
@@ -115,16 +112,16 @@ def test_atari_continues_as_if_never_stopped(game: str, sticky: float) -> None:
         (step,) = play(uninterrupted, 1, random)
         if step.terminated.any() and not step.episodes:
             break
-    position = stored(uninterrupted.position())
+    state = stored(uninterrupted.state())
     expected = play(uninterrupted, 150, np.random.default_rng(2))
 
-    continued = make_vector_env(config)
-    _, restarted = continued.restore(*position)
+    continued = make_vector_env(settings, 4)
+    _, restarted = continued.load_state(state)
     assert restarted == []
     assert_same(play(continued, 150, np.random.default_rng(2)), expected)
     if game != "pong":
         assert any(step.episodes for step in expected)
-        assert len(set(position[0]["lengths"].tolist())) == 3
+        assert len(set(state["lengths"].tolist())) == 3
     for environments in [uninterrupted, continued]:
         environments.close()
 
@@ -136,20 +133,22 @@ def test_environments_set_apart_continue_as_if_never_stopped(steps: int) -> None
         entry_point=gymnasium.spec("MountainCarContinuous-v0").entry_point,
         max_episode_steps=200,
     )
-    config = Config(env="AcktrShort-v0", num_envs=4, stagger_episodes=True)
+    settings = EnvironmentSettings(
+        env="AcktrShort-v0", num_envs=4, stagger_episodes=True
+    )
 
     def steer(environments: VectorEnvironment, count: int) -> list[Step]:
         actions = np.random.default_rng(count).uniform(-1, 1, (count, 4, 1))
         return [environments.step(action.astype(np.float32)) for action in actions]
 
     try:
-        uninterrupted = make_vector_env(config)
+        uninterrupted = make_vector_env(settings, 0)
         uninterrupted.reset()
         steer(uninterrupted, steps)
-        position = stored(uninterrupted.position())
+        state = stored(uninterrupted.state())
         expected = steer(uninterrupted, 210)
-        continued = make_vector_env(config)
-        _, restarted = continued.restore(*position)
+        continued = make_vector_env(settings, 0)
+        _, restarted = continued.load_state(state)
         assert restarted == []
         assert_same(steer(continued, 210), expected)
     finally:
@@ -157,39 +156,43 @@ def test_environments_set_apart_continue_as_if_never_stopped(steps: int) -> None
 
 
 def test_a_continued_run_can_be_saved_again() -> None:
-    config = Config(env="CartPole-v1", num_envs=3)
+    settings = EnvironmentSettings(env="CartPole-v1", num_envs=3)
     random = np.random.default_rng(1)
-    environments = make_vector_env(config)
+    environments = make_vector_env(settings, 0)
     environments.reset()
     play(environments, 40, random)
-    position = stored(environments.position())
-    continued = make_vector_env(config)
-    continued.restore(*position)
-    again = stored(continued.position())
-    assert again[1] == position[1]
-    assert again[0].keys() == position[0].keys()
-    for name, array in position[0].items():
-        assert np.array_equal(array, again[0][name]), name
+    state = stored(environments.state())
+    continued = make_vector_env(settings, 0)
+    continued.load_state(state)
+    again = stored(continued.state())
+    assert again.keys() == state.keys()
+    for name, array in state.items():
+        assert np.array_equal(array, again[name]), name
 
 
-def test_a_position_is_small_and_of_plain_types() -> None:
-    environments = make_vector_env(Config(env="CartPole-v1", num_envs=3))
+def test_a_state_is_small_and_of_plain_types() -> None:
+    environments = make_vector_env(
+        EnvironmentSettings(env="CartPole-v1", num_envs=3), 0
+    )
     environments.reset()
     play(environments, 10, np.random.default_rng(1))
-    arrays, values = environments.position()
-    assert not any(array.dtype.hasobject for array in arrays.values())
-    assert json.loads(json.dumps(values)) == values
+    state = environments.state()
+    assert all(isinstance(array, np.ndarray) for array in state.values())
+    assert not any(array.dtype.hasobject for array in state.values())
+    assert state["steps"].shape == ()
     # It is a copy: what comes later does not change it.
-    before = {name: array.copy() for name, array in arrays.items()}
+    before = {name: array.copy() for name, array in state.items()}
     play(environments, 10, np.random.default_rng(1))
-    for name, array in arrays.items():
+    for name, array in state.items():
         assert np.array_equal(array, before[name]), name
 
 
-def test_no_position_before_the_first_reset() -> None:
-    environments = make_vector_env(Config(env="CartPole-v1", num_envs=3))
+def test_no_state_before_the_first_reset() -> None:
+    environments = make_vector_env(
+        EnvironmentSettings(env="CartPole-v1", num_envs=3), 0
+    )
     with pytest.raises(ValueError, match="reset"):
-        environments.position()
+        environments.state()
 
 
 # Simulators that do not repeat themselves -------------------------------------------
@@ -239,29 +242,30 @@ def forgetful() -> Iterator[None]:
 
 def make_forgetful() -> VectorEnvironment:
     return make_vector_env(
-        Config(env="AcktrForgetful-v0", num_envs=4),
+        EnvironmentSettings(env="AcktrForgetful-v0", num_envs=4),
+        0,
         episode_seeds=lambda environment, episode: 1000 * environment + episode,
     )
 
 
-def forgetful_position() -> Position:
+def forgetful_state() -> State:
     """Episodes under way of 6, 1, 6 and 4 steps; in environment 1 it is the second."""
     environments = make_forgetful()
     environments.reset()
     for t in range(6):
         stop = [0, int(t == 4), 0, int(t == 1)]
         environments.step(np.array(stop))
-    return stored(environments.position())
+    return stored(environments.state())
 
 
 @pytest.mark.usefixtures("forgetful")
-def test_the_position_of_the_forgetful() -> None:
-    arrays, values = forgetful_position()
-    assert arrays["lengths"].tolist() == [6, 1, 6, 4]
-    assert arrays["episode_index"].tolist() == [0, 1, 0, 1]
-    assert arrays["returns"].tolist() == [6.0, 1.0, 6.0, 4.0]
-    assert arrays["observation"][:, 0].tolist() == [6.0, 101.0, 206.0, 304.0]
-    assert values == {"steps": 6}
+def test_the_state_of_the_forgetful() -> None:
+    state = forgetful_state()
+    assert state["lengths"].tolist() == [6, 1, 6, 4]
+    assert state["episode_index"].tolist() == [0, 1, 0, 1]
+    assert state["returns"].tolist() == [6.0, 1.0, 6.0, 4.0]
+    assert state["observation"][:, 0].tolist() == [6.0, 101.0, 206.0, 304.0]
+    assert state["steps"] == 6
 
 
 @pytest.mark.usefixtures("forgetful")
@@ -270,19 +274,19 @@ def test_the_position_of_the_forgetful() -> None:
 def test_simulators_that_do_not_repeat_themselves_start_anew(
     how: str, whose: tuple[int, ...]
 ) -> None:
-    position = forgetful_position()
+    state = forgetful_state()
     Forgetful.differs, Forgetful.whose = how, whose
     environments = make_forgetful()
-    observation, restarted = environments.restore(*position)
+    observation, restarted = environments.load_state(state)
     # A single step, that of environment 1, is too early to end or be cut off at 2.
     expected = [i for i in whose if i != 1 or how in ("observation", "reward")]
     assert restarted == expected
-    arrays, _ = environments.position()
+    state = environments.state()
     for i in range(4):
         new = i in restarted
-        assert arrays["lengths"][i] == (0 if new else [6, 1, 6, 4][i])
-        assert arrays["episode_index"][i] == [0, 1, 0, 1][i] + new
-        assert arrays["returns"][i] == (0.0 if new else [6.0, 1.0, 6.0, 4.0][i])
+        assert state["lengths"][i] == (0 if new else [6, 1, 6, 4][i])
+        assert state["episode_index"][i] == [0, 1, 0, 1][i] + new
+        assert state["returns"][i] == (0.0 if new else [6.0, 1.0, 6.0, 4.0][i])
         start = 100.0 * i + 0.5 * (how == "observation")
         assert observation[i, 0] == (start if new else [6, 101, 206, 304][i])
     Forgetful.differs = ""
@@ -295,10 +299,10 @@ def test_simulators_that_do_not_repeat_themselves_start_anew(
 
 @pytest.mark.usefixtures("forgetful")
 def test_a_simulator_that_dies_while_coming_back_is_a_fault() -> None:
-    position = forgetful_position()
+    state = forgetful_state()
     Forgetful.differs, Forgetful.whose = "dies", (2,)
     with pytest.raises(RunError, match=r"Forgetful-v0 failed at step 6.*no more"):
-        make_forgetful().restore(*position)
+        make_forgetful().load_state(state)
 
 
 # Seeds ------------------------------------------------------------------------------
@@ -318,12 +322,14 @@ def test_episode_seeds_are_all_different_and_the_same_every_time() -> None:
     )
 
 
-def test_a_checkpoint_file_holds_a_position(tmp_path: Path) -> None:
-    environments = make_vector_env(Config(env="CartPole-v1", num_envs=3))
+def test_a_checkpoint_file_holds_a_state(tmp_path: Path) -> None:
+    environments = make_vector_env(
+        EnvironmentSettings(env="CartPole-v1", num_envs=3), 0
+    )
     environments.reset()
-    arrays, _ = environments.position()
-    np.savez(tmp_path / "position.npz", **arrays)
-    with np.load(tmp_path / "position.npz") as loaded:
-        assert set(loaded) == set(arrays)
+    state = environments.state()
+    np.savez(tmp_path / "state.npz", **state)
+    with np.load(tmp_path / "state.npz") as loaded:
+        assert set(loaded) == set(state)
         # No episode has a step yet.
         assert loaded["actions"].shape == (0,)

@@ -10,7 +10,7 @@ import tensorflow as tf
 from gymnasium.spaces import Box, Discrete
 from oracles.actor_critic import log_softmax
 
-from acktr_tf.config.config import Config
+from acktr_tf.config import configure
 from acktr_tf.policies.actor_critic import ActorCritic
 
 VECTOR = Box(-np.inf, np.inf, (3,), np.float64)
@@ -18,7 +18,7 @@ FRAMES = Box(0, 255, (2, 36, 36), np.uint8)
 
 
 def make(space: gymnasium.spaces.Box = VECTOR, actions: int = 4) -> ActorCritic:
-    policy = ActorCritic(Config(hidden_size=8), space, Discrete(actions))
+    policy = ActorCritic(configure(hidden_size=8), space, Discrete(actions))
     # The first policy is nearly uniform; one that is not shows more.
     head = policy.network.get_layer("policy")
     head.bias.assign(np.linspace(-1.0, 1.5, actions))

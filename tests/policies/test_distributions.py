@@ -17,12 +17,12 @@ from oracles import distributions as oracle
 
 from acktr_tf.errors import UserError
 from acktr_tf.policies.distributions import (
-    BernoulliActions,
-    CategoricalActions,
-    GaussianActions,
-    MultiCategoricalActions,
+    BernoulliDistribution,
+    CategoricalDistribution,
+    GaussianDistribution,
+    MultiCategoricalDistribution,
     SquashedGaussian,
-    make_actions,
+    make_action_distribution,
 )
 
 Array = npt.NDArray[Any]
@@ -87,26 +87,34 @@ def joint(space: gymnasium.Space[Any], parameters: Array) -> tuple[Array, Array]
 
 def parameters_of(space: gymnasium.Space[Any], n: int, seed: int = 0) -> Array:
     random = np.random.default_rng(seed)
-    return 1.5 * random.normal(size=(n, make_actions(space).num_parameters))
+    return 1.5 * random.normal(size=(n, make_action_distribution(space).num_parameters))
 
 
 # What is known of each kind ---------------------------------------------------------
 @pytest.mark.parametrize(
     ("space", "kind", "parameters", "free", "shape", "dtype", "name"),
     [
-        (Discrete(4, start=9), CategoricalActions, 4, 0, [], tf.int32, "logits"),
-        (GRID, MultiCategoricalActions, 10, 0, [4], tf.int32, "logits"),
-        (MultiBinary([2, 3]), BernoulliActions, 6, 0, [6], tf.int32, "logits"),
+        (Discrete(4, start=9), CategoricalDistribution, 4, 0, [], tf.int32, "logits"),
+        (GRID, MultiCategoricalDistribution, 10, 0, [4], tf.int32, "logits"),
+        (MultiBinary([2, 3]), BernoulliDistribution, 6, 0, [6], tf.int32, "logits"),
         (
             Box(-1, INF, (2, 3), np.float64),
-            GaussianActions,
+            GaussianDistribution,
             12,
             6,
             [6],
             tf.float32,
             "mean_and_log_std",
         ),
-        (Box(0, 1, ()), GaussianActions, 2, 1, [1], tf.float32, "mean_and_log_std"),
+        (
+            Box(0, 1, ()),
+            GaussianDistribution,
+            2,
+            1,
+            [1],
+            tf.float32,
+            "mean_and_log_std",
+        ),
     ],
 )
 def test_what_is_known_of_the_actions_of_a_space(
@@ -118,12 +126,12 @@ def test_what_is_known_of_the_actions_of_a_space(
     dtype: tf.DType,
     name: str,
 ) -> None:
-    actions = make_actions(space)
+    actions = make_action_distribution(space)
     assert type(actions) is kind
     assert actions.space is space
-    assert (actions.num_parameters, actions.num_free) == (parameters, free)
+    assert (actions.num_parameters, actions.num_state_independent) == (parameters, free)
     # JSON and Keras take no NumPy integers.
-    assert type(actions.num_parameters) is type(actions.num_free) is int
+    assert type(actions.num_parameters) is type(actions.num_state_independent) is int
     assert actions.spec == tf.TensorSpec(shape, dtype)
     assert actions.parameter_name == name
 
@@ -132,7 +140,7 @@ def test_what_is_known_of_the_actions_of_a_space(
 def test_draws_and_modes_are_what_the_specification_says(
     space: gymnasium.Space[Any],
 ) -> None:
-    actions = make_actions(space, squash=True)
+    actions = make_action_distribution(space, squash=True)
     parameters = tf.constant(parameters_of(space, 3), tf.float32)
     distribution = actions.distribution(parameters)
     for action in [distribution.sample(seed=key(1, 2)), distribution.mode()]:
@@ -163,7 +171,7 @@ def test_draws_and_modes_are_what_the_specification_says(
 )
 def test_other_spaces_are_refused_in_one_line(space: gymnasium.Space[Any]) -> None:
     with pytest.raises(UserError) as error:
-        make_actions(space)
+        make_action_distribution(space)
     message = str(error.value)
     assert "\n" not in message
     assert f"Received: {type(space).__name__}(" in message
@@ -181,7 +189,7 @@ def test_finite_distributions_are_those_of_the_enumeration(
     p, q = (parameters_of(space, 4, seed).astype(dtype) for seed in (0, 1))
     choices, log_p = joint(space, p)
     _, log_q = joint(space, q)
-    actions = make_actions(space)
+    actions = make_action_distribution(space)
     one, other = (actions.distribution(tf.constant(logits)) for logits in (p, q))
     for j, choice in enumerate(choices):
         action = tf.constant(np.array([choice] * 4), tf.int32)
@@ -203,7 +211,7 @@ def test_every_action_comes_as_often_as_it_should(space: gymnasium.Space[Any]) -
     row = 0.3 * parameters_of(space, 1, seed=3)
     choices, log_p = joint(space, row)
     names = {tuple(np.atleast_1d(choice)): j for j, choice in enumerate(choices)}
-    actions = make_actions(space)
+    actions = make_action_distribution(space)
     one_batch = actions.distribution(tf.repeat(row, n, axis=0)).sample(seed=key(5, 6))
     draw = tf.function(
         lambda seed: actions.distribution(tf.repeat(row, 200, axis=0)).sample(seed=seed)
@@ -231,7 +239,7 @@ def test_every_action_comes_as_often_as_it_should(space: gymnasium.Space[Any]) -
 def test_choices_with_equal_logits_are_not_the_same_choice(
     space: gymnasium.Space[Any],
 ) -> None:
-    actions = make_actions(space)
+    actions = make_action_distribution(space)
     n, options = 8_000, actions.num_parameters // 3
     logits = tf.zeros([n, actions.num_parameters])
     drawn = actions.distribution(logits).sample(seed=key(3, 4)).numpy()
@@ -244,7 +252,7 @@ def test_choices_with_equal_logits_are_not_the_same_choice(
 
 @pytest.mark.parametrize("space", FINITE)
 def test_large_logits_stay_finite(space: gymnasium.Space[Any]) -> None:
-    actions = make_actions(space)
+    actions = make_action_distribution(space)
     row = 1e4 * (-1.0) ** np.arange(actions.num_parameters)
     logits = tf.constant([row, -row, np.full_like(row, 1e4)], tf.float32)
     distribution = actions.distribution(logits)
@@ -261,7 +269,7 @@ def test_large_logits_stay_finite(space: gymnasium.Space[Any]) -> None:
 
 
 def test_one_logit_an_action_counted_from_zero() -> None:
-    actions = CategoricalActions(Discrete(4, start=9))
+    actions = CategoricalDistribution(Discrete(4, start=9))
     certain = tf.constant([[0.0, 99.0, 0.0, 0.0], [0.0, 0.0, 0.0, 99.0]])
     distribution = actions.distribution(certain)
     sample = distribution.sample(seed=key(1, 2))
@@ -270,7 +278,7 @@ def test_one_logit_an_action_counted_from_zero() -> None:
 
 
 def test_one_logit_an_option_of_each_choice_in_turn() -> None:
-    actions = MultiCategoricalActions(GRID)
+    actions = MultiCategoricalDistribution(GRID)
     # Of 2, 3, 1 and 4 options.
     logits = [[0.0, 99, 0, 0, 99, 0, 99, 0, 0, 0], [99, 0, 99, 0, 0, 0, 0, 0, 99, 0]]
     sample = actions.distribution(tf.constant(logits)).sample(seed=key(1, 2))
@@ -282,7 +290,7 @@ def test_one_logit_an_option_of_each_choice_in_turn() -> None:
 
 
 def test_one_logit_a_switch() -> None:
-    actions = BernoulliActions(MultiBinary([2, 3]))
+    actions = BernoulliDistribution(MultiBinary([2, 3]))
     logits = tf.constant([[99.0, -99, -99, -99, 99, 99]])
     sample = actions.distribution(logits).sample(seed=key(1, 2))
     assert sample.numpy().tolist() == [[1, 0, 0, 0, 1, 1]]
@@ -293,7 +301,7 @@ def test_one_logit_a_switch() -> None:
 def test_all_that_the_policy_can_do_is_all_that_the_environment_takes(
     space: gymnasium.Space[Any],
 ) -> None:
-    actions = make_actions(space)
+    actions = make_action_distribution(space)
     choices, _ = joint(space, parameters_of(space, 1))
     in_environment = tf.function(
         actions.to_environment,
@@ -316,7 +324,7 @@ def gaussian_parameters(n: int, d: int, seed: int) -> tuple[Array, Array, Array]
 
 @pytest.mark.parametrize("squash", [False, True])
 def test_gaussians_are_those_of_the_textbook(squash: bool) -> None:
-    actions = make_actions(Box(-1, 1, (3,)), squash=squash)
+    actions = make_action_distribution(Box(-1, 1, (3,)), squash=squash)
     mean, std, parameters = gaussian_parameters(5, 3, 0)
     other_mean, other_std, other_parameters = gaussian_parameters(5, 3, 1)
     one = actions.distribution(tf.constant(parameters))
@@ -341,9 +349,9 @@ def test_gaussian_draws_have_the_mean_and_the_deviation_that_they_should(
 ) -> None:
     n = 20_000
     mean, std, parameters = gaussian_parameters(1, 3, 2)
-    distribution = make_actions(Box(-1, 1, (3,)), squash=squash).distribution(
-        tf.repeat(tf.constant(parameters, tf.float32), n, axis=0)
-    )
+    distribution = make_action_distribution(
+        Box(-1, 1, (3,)), squash=squash
+    ).distribution(tf.repeat(tf.constant(parameters, tf.float32), n, axis=0))
     drawn = distribution.sample(seed=key(8, 9)).numpy().astype(np.float64)
     standard = (drawn - mean) / std
     for column in standard.T:
@@ -359,7 +367,7 @@ def test_gaussian_draws_have_the_mean_and_the_deviation_that_they_should(
 
 @pytest.mark.parametrize("space", [*FINITE, *BOXES])
 def test_the_key_decides_what_is_drawn(space: gymnasium.Space[Any]) -> None:
-    actions = make_actions(space, squash=True)
+    actions = make_action_distribution(space, squash=True)
     parameters = tf.repeat(tf.constant(parameters_of(space, 1), tf.float32), 64, axis=0)
     distribution = actions.distribution(parameters)
     first = distribution.sample(seed=key(1, 2)).numpy()
@@ -375,7 +383,7 @@ def test_the_key_decides_what_is_drawn(space: gymnasium.Space[Any]) -> None:
 @pytest.mark.parametrize("space", BOXES)
 @pytest.mark.parametrize("squash", [False, True])
 def test_actions_are_brought_within_the_bounds(space: Box, squash: bool) -> None:
-    actions = GaussianActions(space, squash=squash)
+    actions = GaussianDistribution(space, squash=squash)
     size = math.prod(space.shape)
     u = np.stack([np.roll(U, shift) for shift in range(size)], axis=1)
     in_environment = tf.function(
@@ -417,7 +425,7 @@ def test_actions_by_hand() -> None:
     squashed = [[0, 5], *([2 * t, 5 + 5 * t] for t in tanh), [-2, 0]]
     for squash, bounded in [(False, clipped), (True, squashed)]:
         expected = np.concatenate([bounded, unbounded], axis=1).astype(np.float32)
-        action = GaussianActions(space, squash=squash).to_environment(u)
+        action = GaussianDistribution(space, squash=squash).to_environment(u)
         np.testing.assert_allclose(action, expected, rtol=1e-7)
 
 
@@ -435,7 +443,9 @@ def test_no_action_is_out_of_bounds(
     low, high = np.sort(np.array(bounds, np.float32))
     hypothesis.assume(low < INF and high > -INF)
     space = Box(low, high, (1,))
-    action = GaussianActions(space, squash=squash).to_environment(tf.constant([[u]]))
+    action = GaussianDistribution(space, squash=squash).to_environment(
+        tf.constant([[u]])
+    )
     assert space.contains(action.numpy()[0])
 
 
@@ -448,7 +458,7 @@ SQUASHED = [
 
 def entropy_and_gradients(mean: float, std: float, dtype: Any) -> tuple[float, Array]:
     """H of one squashed dimension, and its gradient in mean and log std."""
-    actions = make_actions(Box(-1, 1, (1,)), squash=True)
+    actions = make_action_distribution(Box(-1, 1, (1,)), squash=True)
     parameters = tf.constant([[mean, math.log(std)]], dtype)
     with tf.GradientTape() as tape:
         tape.watch(parameters)
@@ -509,10 +519,10 @@ def test_entropies_of_dimensions_add_up_and_only_squashed_ones_change() -> None:
     expected = plain.copy()
     for n, d in [(0, 0), (0, 4), (1, 0), (1, 4)]:
         expected[n, d] = oracle.squashed_entropy(mean[n, d], std[n, d])
-    entropy = GaussianActions(Box(low, high), squash=True).distribution(parameters)
+    entropy = GaussianDistribution(Box(low, high), squash=True).distribution(parameters)
     assert isinstance(entropy, SquashedGaussian)
     np.testing.assert_allclose(entropy.entropy(), expected.sum(axis=1), rtol=1e-7)
-    clipped = GaussianActions(Box(low, high)).distribution(parameters)
+    clipped = GaussianDistribution(Box(low, high)).distribution(parameters)
     np.testing.assert_allclose(clipped.entropy(), plain.sum(axis=1), rtol=1e-12)
     assert abs(expected - plain).sum(axis=1).min() > 1.0
 
@@ -522,7 +532,7 @@ def test_an_unbounded_space_has_nothing_to_squash() -> None:
     parameters = tf.constant(parameters, tf.float32)
     space = Box(-INF, INF, (2,))
     squashed, plain = (
-        GaussianActions(space, squash=squash).distribution(parameters)
+        GaussianDistribution(space, squash=squash).distribution(parameters)
         for squash in (True, False)
     )
     np.testing.assert_array_equal(squashed.entropy(), plain.entropy())
@@ -533,7 +543,7 @@ def test_squashing_changes_neither_draws_nor_likelihoods_nor_divergences() -> No
     _, _, others = gaussian_parameters(4, 2, 7)
     values = []
     for squash in (True, False):
-        actions = GaussianActions(Box(-1, 1, (2,)), squash=squash)
+        actions = GaussianDistribution(Box(-1, 1, (2,)), squash=squash)
         one, other = (
             actions.distribution(tf.constant(p, tf.float32))
             for p in (parameters, others)
@@ -562,5 +572,5 @@ def test_the_largest_number_is_no_bound() -> None:
     space = Box(-largest, largest, (2,), np.float32)
     action = np.array([[1e6, -2.5]], np.float32)
     for squash in (False, True):
-        actions = make_actions(space, squash=squash)
+        actions = make_action_distribution(space, squash=squash)
         np.testing.assert_array_equal(actions.to_environment(action), action)

@@ -10,9 +10,9 @@ import pytest
 import tensorflow as tf
 from gymnasium.spaces import Box
 
-from acktr_tf.config.config import CONV_INITIALIZERS, Config
+from acktr_tf.config.policy import CONV_INITIALIZERS, PolicySettings
 from acktr_tf.errors import UserError
-from acktr_tf.policies.networks import PolicyOutputs, ZeroMeanOrthogonal, make_network
+from acktr_tf.policies.networks import HeadSpec, ZeroMeanOrthogonal, make_network
 
 FRAMES = Box(0, 255, (4, 84, 84), np.uint8)
 SMALL_FRAMES = Box(0, 255, (2, 40, 52), np.uint8)
@@ -21,9 +21,14 @@ VECTOR = Box(-np.inf, np.inf, (5,), np.float32)
 
 
 def network(
-    space: gymnasium.spaces.Box, num_parameters: int = 3, **settings: object
+    space: gymnasium.spaces.Box,
+    num_parameters: int = 3,
+    seed: int = 0,
+    **settings: object,
 ) -> keras.Model:
-    return make_network(Config(**settings), space, PolicyOutputs(num_parameters))
+    return make_network(
+        PolicySettings(**settings), space, HeadSpec(num_parameters), seed
+    )
 
 
 def as_matrix(layer: keras.layers.Layer) -> npt.NDArray[np.float64]:

@@ -1,45 +1,17 @@
-import dataclasses
 import errno
 import json
 import os
 
 import numpy as np
 import pytest
+from runs.policies import contents, save_policy
 
-from acktr_tf.config.config import Config
-from acktr_tf.environments import make_vector_env
+from acktr_tf.config.config import Config, configure
 from acktr_tf.errors import RunError, UserError
-from acktr_tf.policies.actor_critic import ActorCritic
-from acktr_tf.runs import checkpoints
 from acktr_tf.runs import directory as run_directory
 
-CONFIG = Config(env="CartPole-v1", num_envs=2, seed=3, hidden_size=8)
+CONFIG = configure(env="CartPole-v1", num_envs=2, seed=3, hidden_size=8)
 COMMAND = ["python", "-m", "acktr_tf.launch", "--seed=3"]
-
-
-def contents(directory):
-    return {
-        str(path.relative_to(directory)): path.read_bytes()
-        for path in directory.rglob("*")
-        if path.is_file()
-    }
-
-
-def save_policy(run_dir, config, step, seed=None):
-    """A checkpoint of a new policy; returns the policy."""
-    environments = make_vector_env(config, num_envs=1)
-    policy = ActorCritic(
-        dataclasses.replace(config, seed=step if seed is None else seed),
-        environments.observation_space,
-        environments.action_space,
-    )
-    environments.close()
-    arrays = checkpoints.variables_to_arrays("policy", policy.variables)
-    arrays["optimizer/0000/iteration"] = np.zeros(1)
-    checkpoints.save(
-        run_dir / run_directory.CHECKPOINTS, checkpoints.Checkpoint(step, arrays, {}), 9
-    )
-    return policy
 
 
 # config.json ------------------------------------------------------------------------
@@ -139,7 +111,7 @@ def test_a_new_directory_is_opened(make, tmp_path):
 def test_a_run_is_opened_again_and_its_config_stays(tmp_path):
     with run_directory.opened(tmp_path, CONFIG, COMMAND):
         before = contents(tmp_path)
-    again = dataclasses.replace(CONFIG, checkpoints_kept=5, run_dir="elsewhere")
+    again = CONFIG.replace(checkpoints_kept=5, run_dir="elsewhere")
     run_directory.check(tmp_path, again)
     with run_directory.opened(tmp_path, again, ["another"]):
         pass
@@ -150,7 +122,7 @@ def test_other_settings_are_refused_by_name(tmp_path):
     with run_directory.opened(tmp_path, CONFIG, COMMAND):
         pass
     before = contents(tmp_path)
-    other = dataclasses.replace(CONFIG, seed=4, damping=0.5)
+    other = CONFIG.replace(seed=4, damping=0.5)
     with pytest.raises(UserError, match=r"damping: .* now 0\.5; seed: .* 3, now 4"):
         run_directory.check(tmp_path, other)
     assert contents(tmp_path) == before
@@ -183,7 +155,7 @@ def test_a_directory_without_permission_is_refused(tmp_path, monkeypatch):
 
 
 def test_a_run_killed_at_its_first_file_can_start_anew(tmp_path):
-    (tmp_path / ".saving-config.json").write_text("{")
+    (tmp_path / ".saving-123-config.json").write_text("{")
     run_directory.check(tmp_path, CONFIG)
     with run_directory.opened(tmp_path, CONFIG, COMMAND):
         assert os.listdir(tmp_path) == ["config.json"]
@@ -214,8 +186,8 @@ def test_the_newest_checkpoint_is_restored_or_the_one_that_is_named(tmp_path):
         restored = run_directory.restored_policy(tmp_path, path)
         assert (restored.step, restored.config) == (step, CONFIG)
         assert restored.path.name == f"{step:012d}"
-        expected = policies[step].forward(observation)
-        found = restored.policy.forward(observation)
+        expected = policies[step](observation)
+        found = restored.policy(observation)
         for a, b in zip(found, expected, strict=True):
             np.testing.assert_array_equal(a, b)
 

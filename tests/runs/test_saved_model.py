@@ -1,6 +1,4 @@
-import json
 import os
-import shutil
 import subprocess
 import sys
 
@@ -8,93 +6,22 @@ import gymnasium
 import numpy as np
 import pytest
 import tensorflow as tf
-
-from acktr_tf.config.config import Config
-from acktr_tf.environments import make_vector_env
-from acktr_tf.errors import RunError, UserError
-from acktr_tf.evaluate import play
-from acktr_tf.policies.actor_critic import ActorCritic
-from acktr_tf.runs import saved_model
-from acktr_tf.runs.saved_model import (
-    export_policy,
-    is_export,
-    load_policy,
-    replace_export,
+from runs.policies import (
+    CARTPOLE,
+    contents,
+    environment_of,
+    make_policy,
+    observations,
 )
 
-CARTPOLE = Config(env="CartPole-v1", hidden_size=8)
-PONG = Config(env="pong")
+from acktr_tf.config.config import configure
+from acktr_tf.errors import RunError, UserError
+from acktr_tf.evaluate import play
+from acktr_tf.runs.loaded_policy import is_export, load_policy
+from acktr_tf.runs.saved_model import export_policy, replace_export
 
-
-class Numbered(gymnasium.Env):
-    """Float64 observations, and actions called 5, 6 and 7."""
-
-    observation_space = gymnasium.spaces.Box(-9, 9, (2,), np.float64)
-    action_space = gymnasium.spaces.Discrete(3, start=5)
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self._left = 4
-        return self.np_random.uniform(-1, 1, 2), {}
-
-    def step(self, action):
-        assert self.action_space.contains(action)
-        self._left -= 1
-        reward = float(action - 5)
-        return self.np_random.uniform(-1, 1, 2), reward, self._left == 0, False, {}
-
-
-if "Numbered-v0" not in gymnasium.registry:
-    gymnasium.register("Numbered-v0", Numbered)
-
-
-def make_policy(config):
-    environments = make_vector_env(config, num_envs=1)
-    environments.close()
-    policy = ActorCritic(
-        config, environments.observation_space, environments.action_space
-    )
-    # Heads as a training leaves them: preferences, and values that are not zero.
-    for name in ("policy", "value"):
-        layer = policy.network.get_layer(name)
-        layer.kernel.assign(10.0 * layer.kernel)
-        layer.bias.assign(0.1 * np.arange(layer.units) + 0.5)
-    return policy
-
-
-def observations(policy, rows, seed=0):
-    random = np.random.default_rng(seed)
-    shape = (rows, *policy.observation_spec.shape[1:])
-    if policy.observation_spec.dtype == tf.uint8:
-        return random.integers(0, 256, shape, np.uint8)
-    return random.standard_normal(shape).astype(np.float32)
-
-
-def contents(directory):
-    return {
-        str(path.relative_to(directory)): path.read_bytes()
-        for path in directory.rglob("*")
-        if path.is_file()
-    }
-
-
-@pytest.fixture(scope="module")
-def policy():
-    return make_policy(CARTPOLE)
-
-
-@pytest.fixture(scope="module")
-def exported(policy, tmp_path_factory):
-    """An exported policy; tests must not change it."""
-    directory = tmp_path_factory.mktemp("exported") / "model"
-    export_policy(policy, CARTPOLE, directory, {"step": 12, "mean": float("nan")})
-    return directory
-
-
-@pytest.fixture
-def model(exported, tmp_path):
-    """A copy of it to change."""
-    return shutil.copytree(exported, tmp_path / "copy")
+PONG = configure(env="pong")
+KEY = np.array([1, 2], np.int32)
 
 
 # The SavedModel ---------------------------------------------------------------------
@@ -128,7 +55,7 @@ def test_it_loads_with_tensorflow_alone_and_gives_what_the_policy_gives(tmp_path
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    logits, value = policy.forward(frames)
+    logits, value = policy(frames)
     with np.load(tmp_path / "greedy.npz") as greedy:
         assert set(greedy) == {"action", "value", "logits"}
         np.testing.assert_allclose(greedy["logits"], logits, rtol=1e-5, atol=1e-5)
@@ -163,7 +90,7 @@ def test_signatures(rows, exported, policy):
 def test_sample_draws_from_the_policy(exported, policy):
     sample = tf.saved_model.load(str(exported)).signatures["sample"]
     one = observations(policy, 1)
-    share = float(policy.evaluate(one).distribution.probs_parameter()[0, 1])
+    share = float(tf.nn.softmax(policy(one).parameters)[0, 1])
     assert 0.05 < share < 0.95
     many = tf.repeat(tf.constant(one), 4000, axis=0)
     drawn = np.mean(sample(observation=many)["action"])
@@ -184,11 +111,11 @@ def test_sample_draws_anew_in_each_call_and_each_process(policy, tmp_path):
 
 
 def test_actions_are_in_the_numbering_of_the_environment(tmp_path):
-    config = Config(env="Numbered-v0", hidden_size=8)
+    config = configure(env="Numbered-v0", hidden_size=8)
     policy = make_policy(config)
     export_policy(policy, config, tmp_path / "model", {})
     batch = observations(policy, 50)
-    indices = np.argmax(policy.forward(batch)[0], axis=1)
+    indices = np.argmax(policy(batch)[0], axis=1)
     assert len(set(indices)) > 1
     loaded = load_policy(tmp_path / "model")
     served = loaded.signatures["serving_default"](observation=tf.constant(batch))
@@ -196,10 +123,11 @@ def test_actions_are_in_the_numbering_of_the_environment(tmp_path):
     drawn = loaded.signatures["sample"](observation=tf.constant(batch))["action"]
     assert set(drawn.numpy()) == {5, 6, 7}
     # To play with, observations may be of another float type.
-    np.testing.assert_array_equal(loaded.greedy(batch.astype(np.float64)), indices + 5)
-    key = np.array([1, 2], np.int32)
-    assert set(loaded.sample(batch.astype(np.float64), key)) == {5, 6, 7}
-    environments = make_vector_env(config, num_envs=2)
+    np.testing.assert_array_equal(
+        loaded.predict(batch.astype(np.float64), KEY, deterministic=True), indices + 5
+    )
+    assert set(loaded.predict(batch.astype(np.float64), KEY)) == {5, 6, 7}
+    environments = environment_of(config, 2)
     loaded.check_fits(environments)
 
 
@@ -237,7 +165,7 @@ if "Robot-v0" not in gymnasium.registry:
 
 
 def test_an_observation_of_several_parts_is_as_many_inputs(tmp_path):
-    config = Config(env="Robot-v0", hidden_size=8, normalize_observations=True)
+    config = configure(env="Robot-v0", hidden_size=8, normalize_observations=True)
     policy = make_policy(config)
     policy.normalize(np.linspace(-1, 1, 9), np.linspace(1, 2, 9))
     export_policy(policy, config, tmp_path / "model", {})
@@ -252,7 +180,7 @@ def test_an_observation_of_several_parts_is_as_many_inputs(tmp_path):
     model = tf.saved_model.load(str(tmp_path / "model"))
     served = model.signatures["serving_default"](**inputs)
     encoded = policy.observations.encode(raw)
-    parameters, value = policy.forward(tf.constant(encoded))
+    parameters, value = policy(tf.constant(encoded))
     np.testing.assert_allclose(served["logits"], parameters, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(served["value"], value, rtol=1e-4, atol=1e-5)
     best = [np.argmax(part, axis=1) for part in np.split(parameters, [3], axis=1)]
@@ -260,14 +188,16 @@ def test_an_observation_of_several_parts_is_as_many_inputs(tmp_path):
     # Loaded, it plays in environments that give the parts as one vector.
     loaded = load_policy(tmp_path / "model")
     assert set(loaded.input_names) == set(inputs)
-    np.testing.assert_array_equal(loaded.greedy(encoded), served["action"])
+    np.testing.assert_array_equal(
+        loaded.predict(encoded, KEY, deterministic=True), served["action"]
+    )
     scores = play(loaded, greedy=False, games=6, num_envs=2, seed=0, max_steps=9)
     assert len(scores.returns) == 6
 
 
 @pytest.mark.parametrize("bounds", ["clip", "squash"])
 def test_a_policy_of_continuous_actions_has_its_scales_within(tmp_path, bounds):
-    config = Config(
+    config = configure(
         env="Pendulum-v1",
         hidden_size=8,
         normalize_observations=True,
@@ -296,9 +226,9 @@ def test_a_policy_of_continuous_actions_has_its_scales_within(tmp_path, bounds):
         served["mean_and_log_std"], parameters, rtol=1e-4, atol=1e-5
     )
     loaded = load_policy(tmp_path / "model")
-    drawn = loaded.sample(np.repeat(raw[:1], 2000, axis=0), np.array([1, 2], np.int32))
+    drawn = loaded.predict(np.repeat(raw[:1], 2000, axis=0), KEY)
     assert np.abs(drawn).max() <= 2.0
-    acted = policy.act(np.repeat(raw[:1], 2000, axis=0), np.array([1, 2], np.int32))
+    acted = policy.act(np.repeat(raw[:1], 2000, axis=0), KEY)
     np.testing.assert_allclose(drawn, acted.environment_action, rtol=1e-3, atol=1e-4)
 
 
@@ -307,7 +237,8 @@ def test_a_deterministic_process_exports(tmp_path):
         "import sys; sys.path.insert(0, 'tests')\n"
         "import tensorflow as tf\n"
         "from pathlib import Path\n"
-        "from test_saved_model import CARTPOLE, export_policy, make_policy\n"
+        "from runs.policies import CARTPOLE, make_policy\n"
+        "from acktr_tf.runs.saved_model import export_policy\n"
         "tf.config.experimental.enable_op_determinism()\n"
         "tf.random.set_seed(0)\n"
         f"export_policy(make_policy(CARTPOLE), CARTPOLE, Path({str(tmp_path)!r}), {{}})"
@@ -324,116 +255,13 @@ def test_a_deterministic_process_exports(tmp_path):
     load_policy(tmp_path)
 
 
-# Loading ----------------------------------------------------------------------------
-
-
-def test_a_loaded_policy_plays_as_the_policy(exported, policy):
-    loaded = load_policy(exported)
-    assert loaded.config == CARTPOLE
-    assert loaded.step == 12
-    assert loaded.document["mean"] is None
-    batch = observations(policy, 200)
-    np.testing.assert_array_equal(
-        loaded.greedy(batch), np.argmax(policy.forward(batch)[0], axis=1)
-    )
-    draws = []
-    for key in ([3, 1], [3, 1], [3, 2]):
-        draws.append(loaded.sample(batch, np.array(key, np.int32)))
-        np.testing.assert_array_equal(
-            draws[-1], policy.act(batch, np.array(key, np.int32))[0]
-        )
-    np.testing.assert_array_equal(draws[0], draws[1])
-    assert (draws[0] != draws[2]).any()
-
-
-@pytest.mark.parametrize("env", ["Acrobot-v1", "Numbered-v0", "pong"])
-def test_another_environment_must_fit(env, exported):
-    environments = make_vector_env(Config(env=env), num_envs=1)
-    with pytest.raises(UserError, match=f"CartPole-v1, cannot play {env}: its obs"):
-        load_policy(exported).check_fits(environments)
-    environments.close()
-
-
-def test_other_actions_do_not_fit(model):
-    path = model / "config.json"
-    document = json.loads(path.read_text())
-    document["action"] = {"type": "Discrete", "n": 2, "start": 1}
-    path.write_text(json.dumps(document))
-    environments = make_vector_env(CARTPOLE, num_envs=1)
-    with pytest.raises(UserError, match="its actions are"):
-        load_policy(model).check_fits(environments)
-
-
-def test_what_is_no_export_is_named(tmp_path, model):
-    with pytest.raises(UserError, match="missing: no such directory"):
-        load_policy(tmp_path / "missing")
-    with pytest.raises(UserError, match=r"has no saved_model\.pb\.$"):
-        load_policy(tmp_path)
-    (tmp_path / "checkpoints").mkdir()
-    with pytest.raises(UserError, match=f"a run directory: .* --run_dir={tmp_path}"):
-        load_policy(tmp_path)
-    (model / "config.json").unlink()
-    with pytest.raises(UserError, match=r"copy is neither .* has no config\.json"):
-        load_policy(model)
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "saved_model.pb",
-        "variables/variables.index",
-        "variables/variables.data-00000-of-00001",
-    ],
-)
-@pytest.mark.parametrize("damage", ["missing", "cut", "changed"])
-def test_a_damaged_file_is_named(name, damage, model):
-    path = model / name
-    data = path.read_bytes()
-    path.unlink()
-    if damage == "cut":
-        path.write_bytes(data[:-10])
-        message = f"{name} must have {len(data)} bytes and has {len(data) - 10}"
-    elif damage == "changed":
-        path.write_bytes(data[:-10] + bytes([data[-10] ^ 1]) + data[-9:])
-        message = f"{name} is not what was written"
-    elif name == "saved_model.pb":
-        message = "has no saved_model.pb"
-    else:
-        message = f"{name} is missing"
-    with pytest.raises(UserError, match=message):
-        load_policy(model)
-
-
-@pytest.mark.parametrize("entry", ["files", "action", "observation"])
-def test_a_config_without_an_entry_is_refused(entry, model):
-    path = model / "config.json"
-    document = json.loads(path.read_text())
-    del document[entry]
-    path.write_text(json.dumps(document))
-    with pytest.raises(UserError, match=f"another version of it: it lacks '{entry}'"):
-        load_policy(model)
-
-
-def test_a_savedmodel_that_tensorflow_refuses_is_one_message(model):
-    # Wrong already when it was written: its checksum is right.
-    (model / "saved_model.pb").write_bytes(b"\xff" * 100)
-    path = model / "config.json"
-    document = json.loads(path.read_text())
-    shutil.copy(path, model.parent)
-    path.unlink()
-    document["files"] = saved_model._checksums(model)
-    path.write_text(json.dumps(document))
-    with pytest.raises(UserError, match="cannot be loaded"):
-        load_policy(model)
-
-
 # Writing ----------------------------------------------------------------------------
 
 
 def test_a_model_that_does_not_give_the_policys_outputs_is_not_exported(
     policy, tmp_path, monkeypatch
 ):
-    other = make_policy(Config(env="CartPole-v1", hidden_size=8, seed=1))
+    other = make_policy(configure(env="CartPole-v1", hidden_size=8, seed=1))
     export_policy(other, CARTPOLE, tmp_path / "other", {})
     wrong = tf.saved_model.load(str(tmp_path / "other"))
     before = contents(tmp_path)
@@ -499,7 +327,7 @@ class Grid(gymnasium.Env):
 @pytest.mark.parametrize("normalize", [True, False])
 def test_integers_are_served_as_they_are_learnt_from(tmp_path, normalize):
     gymnasium.register("Grid-v0", Grid, disable_env_checker=True)
-    config = Config(env="Grid-v0", hidden_size=8, normalize_observations=normalize)
+    config = configure(env="Grid-v0", hidden_size=8, normalize_observations=normalize)
     policy = make_policy(config)
     if normalize:
         policy.normalize([4.0, 5.0], [2.0, 3.0])
@@ -508,7 +336,7 @@ def test_integers_are_served_as_they_are_learnt_from(tmp_path, normalize):
     model = tf.saved_model.load(str(tmp_path / "model"))
     raw = np.array([[0, 9], [7, 3]], np.int32)
     served = model.signatures["serving_default"](observation=tf.constant(raw))
-    parameters, _ = policy.forward(policy.tensor(raw))
+    parameters, _ = policy(policy.tensor(raw))
     np.testing.assert_allclose(served["logits"], parameters, rtol=1e-5, atol=1e-6)
 
 

@@ -104,9 +104,9 @@ def test_a_composed_observation_is_what_gymnasium_flattens_it_to(
     encoded = observations.encode(stacked)
     assert encoded.dtype == np.float32
     np.testing.assert_array_equal(encoded, flat.astype(np.float32))
-    assert observations.raw_space is space
+    assert observations.space is space
     size = spaces.flatdim(space)
-    assert observations.space == Box(-np.inf, np.inf, (size,), np.float32)
+    assert observations.encoded_space == Box(-np.inf, np.inf, (size,), np.float32)
     assert sum(part.size for part in observations.parts) == size
 
 
@@ -117,7 +117,7 @@ def test_a_plain_box_is_left_as_it_is(space: Box) -> None:
     encoded = observations.encode(stacked)
     assert encoded.dtype == space.dtype
     np.testing.assert_array_equal(encoded, np.stack(samples))
-    assert observations.space is observations.raw_space is space
+    assert observations.encoded_space is observations.space is space
     assert list(observations.inputs(encoded)) == ["observation"]
     assert observations.inputs(encoded)["observation"] is encoded
     tensor = tf.constant(stacked)
@@ -133,7 +133,7 @@ def test_tensors_are_encoded_as_arrays_are(space: gymnasium.Space[Any]) -> None:
     encode = tf.function(
         lambda **inputs: encode_tensors(observations, inputs), autograph=False
     ).get_concrete_function(**specs)
-    assert encode.output_shapes.as_list() == [None, *observations.space.shape]
+    assert encode.output_shapes.as_list() == [None, *observations.encoded_space.shape]
     for rows in [slice(None), slice(1)]:
         inputs = {
             name: tf.constant(leaf[rows], specs[name].dtype)
@@ -360,6 +360,6 @@ def test_parts_with_other_kinds_are_not_alike() -> None:
             spaces.Dict({"a": Discrete(first), "b": Discrete(second), "c": box})
         )
 
-    assert observations(2, 3).alike(observations(2, 3, high=7.0))
-    assert not observations(2, 3).alike(observations(3, 2))
-    assert not observations(2, 3).alike(Observations(Box(0.0, 1.0, (7,))))
+    assert observations(2, 3).compatible_with(observations(2, 3, high=7.0))
+    assert not observations(2, 3).compatible_with(observations(3, 2))
+    assert not observations(2, 3).compatible_with(Observations(Box(0.0, 1.0, (7,))))

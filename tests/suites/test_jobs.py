@@ -11,114 +11,14 @@ import time
 from pathlib import Path
 
 import pytest
+from suites.fake_jobs import calls, fakes, processes, signal_when, wait_for
 
 from acktr_tf.errors import RunError, UserError
 from acktr_tf.suites import jobs
 from acktr_tf.suites.jobs import Job, Outcome, read_outcome, read_scores
 from acktr_tf.training.stopping import StopRequest
 
-# In the place of the trainer, whose contract it keeps (flags, lock, config.json,
-# episodes.csv, exit statuses). It does what its --env says.
-TRAINER = """
-import fcntl, json, os, signal, sys, time
-from pathlib import Path
-from absl.flags import FlagValues
-from acktr_tf.cli.flags import define_settings, parse, read_config
-
-values = FlagValues()
-define_settings(values)
-parse(values, sys.argv[1:])
-config = read_config(values)
-assert not config.progress_bar
-run_dir = Path(config.run_dir)
-run_dir.mkdir(parents=True, exist_ok=True)
-lock = os.open(run_dir, os.O_RDONLY)
-try:
-    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-except BlockingIOError:
-    print(f"trainer: Another process trains in {run_dir}.", file=sys.stderr)
-    sys.exit(2)
-signals = []
-for number in (signal.SIGINT, signal.SIGTERM):
-    signal.signal(number, lambda number, frame: signals.append(number))
-with open("calls.txt", "a") as calls:
-    calls.write(f"{config.env} {config.seed}\\n")
-settings = {"settings": config.to_dict()}
-(run_dir / "config.json").write_text(json.dumps(settings))
-if config.env == "crash" and not Path("mended").exists():
-    print("said on stdout")
-    print("Traceback", "ValueError: boom", "", sep="\\n", file=sys.stderr)
-    sys.exit(1)
-if config.env == "silent":
-    sys.exit(7)
-if config.env == "die":
-    print("unwell")
-    os.kill(os.getpid(), signal.SIGKILL)
-deadline = time.monotonic() + 120
-if config.env == "stubborn":
-    while not Path("mended").exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
-if config.env == "wait":
-    while not Path("mended").exists() and time.monotonic() < deadline:
-        if signals:
-            time.sleep(0.4)
-            (run_dir / "signals").write_text(str(len(signals)))
-            print("Saved.", file=sys.stderr)
-            sys.exit(143)
-        time.sleep(0.02)
-if config.env == "last update":
-    while not signals and time.monotonic() < deadline:
-        time.sleep(0.02)
-if config.env == "threads":
-    names = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS")
-    (run_dir / "threads").write_text(" ".join(os.environ[name] for name in names))
-if config.env == "rendezvous":
-    with open("began.txt", "a") as began:
-        began.write("x")
-    while len(Path("began.txt").read_text()) < 2 and time.monotonic() < deadline:
-        time.sleep(0.02)
-header = "step,episode_return,episode_length,seconds\\n"
-lines = [f"{10 * i},{config.seed + i},10,{i}\\n" for i in range(1, 4)]
-(run_dir / "episodes.csv").write_text(header + "".join(lines))
-(run_dir / "progress.csv").write_text("step,loss\\n32,0\\n")
-"""
-
-EVALUATOR = """
-import json, sys
-from pathlib import Path
-
-flags = dict(flag.lstrip("-").partition("=")[::2] for flag in sys.argv[1:])
-assert list(flags) == ["run_dir", "json", "games", "greedy"], flags
-run_dir = Path(flags["run_dir"])
-with open("calls.txt", "a") as calls:
-    calls.write("evaluate\\n")
-if Path("bad_evaluation").exists():
-    print(Path("bad_evaluation").read_text() or "{", end="")
-    sys.exit("no picture" if Path("bad_evaluation").read_text() else 0)
-last = (run_dir / "episodes.csv").read_text().splitlines()[-1]
-mean = 100 + float(last.split(",")[1])
-actions = {"true": "greedy", "false": "sampled"}[flags["greedy"]]
-games = int(flags["games"])
-print(json.dumps({"games": games, "actions": actions, "mean": mean}))
-"""
-
-
-@pytest.fixture
-def fakes(tmp_path, monkeypatch) -> Path:
-    """A working directory where quick programs stand for trainer and evaluator."""
-    (tmp_path / "fake_trainer.py").write_text(TRAINER)
-    (tmp_path / "fake_evaluator.py").write_text(EVALUATOR)
-    monkeypatch.setattr(jobs, "TRAINER", "fake_trainer")
-    monkeypatch.setattr(jobs, "EVALUATOR", "fake_evaluator")
-    monkeypatch.setattr(jobs, "_POLL_SECONDS", 0.01)
-    monkeypatch.setenv("PYTHONPATH", str(Path(jobs.__file__).parents[2]))
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def calls() -> list[str]:
-    path = Path("calls.txt")
-    return path.read_text().splitlines() if path.exists() else []
+__all__ = ["fakes"]
 
 
 def job(env="good", seed=0) -> Job:
@@ -134,41 +34,9 @@ def run(*todo, at_once=1, games=0):
             at_once=at_once,
             games=games,
             stop=stop,
-            ended=lambda job, problem: problems.setdefault(job.seed, problem),
+            on_complete=lambda job, problem: problems.setdefault(job.seed, problem),
         )
     return problems, stop.signal
-
-
-def wait_for(condition):
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
-def signal_when(condition, *signals):
-    """Sends this process signals, in order, once there is what is waited for."""
-
-    def send():
-        wait_for(condition)
-        for number in signals:
-            os.kill(os.getpid(), number)
-            time.sleep(0.2)
-
-    threading.Thread(target=send, daemon=True).start()
-
-
-def processes(run_dir: Path) -> list[int]:
-    """Those that were started here for a run."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*"):
-        try:
-            here = path.joinpath("cwd").readlink() == Path.cwd()
-            if here and f"--run_dir={run_dir}\0" in (path / "cmdline").read_text():
-                found.append(int(path.name))
-        except OSError:
-            continue  # It has ended.
-    return found
 
 
 # Outcomes ---------------------------------------------------------------------------
@@ -215,32 +83,6 @@ def test_a_full_disk_leaves_the_earlier_file_whole(tmp_path, monkeypatch):
         jobs.write_file(path, b"second")
     assert path.read_bytes() == b"first"
     assert list(tmp_path.iterdir()) == [path]
-
-
-def test_a_file_is_replaced_in_one_go(tmp_path):
-    path = tmp_path / "file"
-    jobs.write_file(path, b"first")
-    with path.open("rb") as reader:
-        jobs.write_file(path, b"second")
-        # Who has it open goes on reading the whole of the earlier one.
-        assert reader.read() == b"first"
-    assert path.read_bytes() == b"second"
-
-
-# Locks ------------------------------------------------------------------------------
-
-
-def test_two_cannot_hold_a_directory(tmp_path):
-    directory = tmp_path / "a" / "b"
-    with jobs.alone(directory):
-        assert jobs.is_held(directory)
-        with pytest.raises(UserError, match=r"Another benchmark runs in .*b\. Wait"):
-            jobs.alone(directory).__enter__()
-    assert not jobs.is_held(directory)
-    assert not jobs.is_held(tmp_path / "missing")
-    (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="file must be a directory that can be written"):
-        jobs.alone(tmp_path / "file").__enter__()
 
 
 # Processes --------------------------------------------------------------------------
@@ -348,7 +190,7 @@ def test_what_was_evaluated_by_other_actions_is_again(fakes):
     ("env", "crash", "exit_status"),
     [
         ("crash", "ValueError: boom", 1),
-        ("silent", "it said nothing (exit status 7)", 7),
+        ("silent", "it wrote nothing (exit status 7)", 7),
         ("die", "unwell (killed by SIGKILL)", -9),
     ],
 )
@@ -449,12 +291,12 @@ def test_ctrl_c_in_the_terminal_reaches_the_children_once(fakes):
     # As a terminal does, to the whole group: the children must not be in it.
     script = (
         "from pathlib import Path\n"
-        "from acktr_tf import jobs\n"
+        "from acktr_tf.suites import jobs\n"
         "from acktr_tf.training.stopping import StopRequest\n"
         "jobs.TRAINER = 'fake_trainer'\n"
         "job = jobs.Job('T', 'A', 0, Path('all'), ['--env=wait'])\n"
         "with StopRequest() as stop:\n"
-        "    jobs.run_jobs([job], at_once=1, games=0, stop=stop, ended=print)\n"
+        "    jobs.run_jobs([job], at_once=1, games=0, stop=stop, on_complete=print)\n"
         "raise SystemExit(stop.exit_status)\n"
     )
     process = subprocess.Popen(
@@ -497,7 +339,7 @@ def test_a_fault_here_stops_the_children(fakes):
         raise RunError("no space")
 
     with StopRequest() as stop, pytest.raises(RunError, match="no space"):
-        jobs.run_jobs(todo, at_once=2, games=0, stop=stop, ended=fail)
+        jobs.run_jobs(todo, at_once=2, games=0, stop=stop, on_complete=fail)
     assert (todo[1].run_dir / "signals").read_text() == "1"
     # Its outcome is not known here, and not lost: it is continued.
     assert read_outcome(todo[1].directory).status == "started"
@@ -542,7 +384,7 @@ def test_no_second_process_where_one_still_trains(orphan):
 def test_the_trainer_s_own_refusal_is_no_crash(orphan, monkeypatch):
     todo, _ = orphan
     # One that took the lock just after it was looked at.
-    monkeypatch.setattr(jobs, "is_held", lambda run_dir: False)
+    monkeypatch.setattr(jobs, "is_locked", lambda run_dir: False)
     assert run(todo) == ({0: "stopped: another process still trains in it"}, None)
     assert read_outcome(todo.directory).status == "stopped"
     assert calls() == ["wait 0"]
@@ -551,7 +393,7 @@ def test_the_trainer_s_own_refusal_is_no_crash(orphan, monkeypatch):
 def test_the_refusal_is_in_the_trainer_s_words():
     package = Path(jobs.__file__).parents[1]
     source = (package / "runs" / "directory.py").read_text()
-    assert f'"{jobs._REFUSED} ' in source
+    assert f'"{jobs._REFUSAL} ' in source
 
 
 def test_time_before_a_killed_benchmark_is_that_of_what_was_written(fakes):

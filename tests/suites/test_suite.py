@@ -2,7 +2,6 @@
 
 import gymnasium
 import pytest
-from absl.flags import FlagValues
 
 from acktr_tf.cli import flag_files, flags
 from acktr_tf.errors import UserError
@@ -117,12 +116,16 @@ def test_a_suite_says_how_policies_are_evaluated(path, evaluation, greedy):
         ("--noprogress_bar", "--run_dir=x", "Received: flags = --run_dir=x"),
         ("a b = -1 2.5", "", "Received: Task.B-v1; tasks: Task.B-v1, a b."),
         ("a b = -1", "c = -1", "for each of its tasks, or for none. Received: c, Task"),
-        ("-1 2.5", "3 2.5", "must have two numbers a task, low < high. Received: a b"),
-        ("-1 2.5", "-1", "must have two numbers a task"),
-        ("-1 2.5", "-1 2 3", "must have two numbers a task"),
-        ("-1 2.5", "-1 x", "must have two numbers a task"),
-        ("-1 2.5", "nan 1", "must have two numbers a task"),
-        ("-1 2.5", "0 inf", "must have two numbers a task"),
+        (
+            "-1 2.5",
+            "3 2.5",
+            "must have two numbers per task, low < high. Received: a b",
+        ),
+        ("-1 2.5", "-1", "must have two numbers per task"),
+        ("-1 2.5", "-1 2 3", "must have two numbers per task"),
+        ("-1 2.5", "-1 x", "must have two numbers per task"),
+        ("-1 2.5", "nan 1", "must have two numbers per task"),
+        ("-1 2.5", "0 inf", "must have two numbers per task"),
     ],
 )
 def test_a_bad_suite_is_refused_in_a_line(path, old, new, message):
@@ -190,18 +193,14 @@ def test_the_package_s_suites_are_of_tasks_that_there_are(path):
     for algorithm in suite.algorithms.values():
         assert algorithm[0].startswith("--flagfile=")
         for task in suite.tasks.values():
-            values = FlagValues()
-            flags.define_settings(values)
-            flags.parse(values, [*algorithm, *suite.flags, *task])
-            assert [f"--env={flags.read_config(values).env}"] == task
+            config = flags.config_from([*algorithm, *suite.flags, *task])
+            assert [f"--env={config.environment.env}"] == task
 
 
 def test_the_mujoco_suite_is_that_of_the_paper():
     suite = read_suite(find_suite("mujoco8"))
-    values = FlagValues()
-    flags.define_settings(values)
-    flags.parse(values, [*suite.algorithms["ACKTR"], *suite.flags])
-    assert values.total_steps == 1_000_000
+    config = flags.config_from([*suite.algorithms["ACKTR"], *suite.flags])
+    assert config.run.total_steps == 1_000_000
     paper = [1000, 9375, -4.1, 3520, 2450, 450, 41.7, 1375]
     assert [high for _, high in suite.scores.values()] == paper
     assert [name.removesuffix("-v5") for name in suite.scores] == [

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from acktr_tf.suites.jobs import Job
-from acktr_tf.suites.report import read_run
+from acktr_tf.suites.results import read_run
 
 
 @pytest.fixture

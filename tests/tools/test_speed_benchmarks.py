@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from acktr_tf.cli.flags import config_from
+from acktr_tf.config import configure
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -173,7 +174,8 @@ def test_more_environments_leave_the_batch_as_it_is(benchmark_script, value):
     config = config_from(flags)
     more = benchmark_script("curvature").environments_flags(config, value)
     grown = config_from([*flags, *more])
-    assert (grown.num_envs, grown.batch_size) == (value, config.batch_size)
+    assert grown.environment.num_envs == value
+    assert grown.batch_size == config.batch_size
 
 
 def test_environments_that_do_not_divide_the_batch_are_refused(benchmark_script):
@@ -228,3 +230,21 @@ def test_a_line_is_one_below_the_head(benchmark_script, tmp_path):
 def test_a_run_that_fails_to_start_is_shown(benchmark_script):
     with pytest.raises(SystemExit, match=r"no_such\.flags"):
         benchmark_script("startup").seconds_to_first_update("no_such.flags")
+
+
+@pytest.mark.parametrize(
+    "flagfile", ["mujoco.flags", "atari.flags", "mujoco_a2c.flags"]
+)
+def test_another_algorithm_gets_the_flags_of_the_same_run(benchmark_script, flagfile):
+    curvature = benchmark_script("curvature")
+    flags = [f"--flagfile={flagfile}", "--num_envs=3", "--run_dir=somewhere"]
+    config = config_from(flags)
+    assert curvature.flags_with(config, config.run.algorithm, flags) == flags
+    other = {"acktr": "a2c", "a2c": "acktr"}[config.run.algorithm]
+    same = config_from(curvature.flags_with(config, other, flags))
+    assert same.run == config.replace(run_dir=None).run.from_paths(
+        {**config.to_dict(), "run_dir": None, "algorithm": other}
+    )
+    for group in ("environment", "policy", "returns"):
+        assert getattr(same, group) == getattr(config, group)
+    assert same.algorithm == configure(algorithm=other).algorithm

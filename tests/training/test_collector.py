@@ -7,7 +7,7 @@ import numpy.typing as npt
 import pytest
 from gymnasium.spaces import Box, Discrete
 
-from acktr_tf.config.config import Config
+from acktr_tf.config import configure
 from acktr_tf.environments import VectorEnvironment
 from acktr_tf.environments.vector import Array
 from acktr_tf.errors import RunError
@@ -76,7 +76,7 @@ class Scripted(VectorEnvironment):
 def make(
     environments: VectorEnvironment, seed: int = SEED
 ) -> tuple[ActorCritic, Collector]:
-    config = Config(hidden_size=8, seed=SEED)
+    config = configure(hidden_size=8, seed=SEED)
     policy = ActorCritic(
         config, environments.observation_space, environments.action_space
     )

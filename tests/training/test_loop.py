@@ -14,7 +14,7 @@ import pytest
 import tensorflow as tf
 
 from acktr_tf.algorithms import Algorithm
-from acktr_tf.config.config import Config
+from acktr_tf.config import Config, configure
 from acktr_tf.environments.gym import GymEnvironment
 from acktr_tf.errors import RunError, UserError
 from acktr_tf.runs import checkpoints
@@ -41,7 +41,7 @@ def tiny(run_dir: Path, **changes) -> Config:
         "progress_bar": False,
         "checkpoint_seconds": 1000.0,
     }
-    return Config(**{**settings, **changes})
+    return configure(**{**settings, **changes})
 
 
 def stop_after(monkeypatch, updates: int) -> None:
@@ -128,7 +128,7 @@ CONTINUOUS = {
     "normalize_observations": True,
     "normalize_rewards": True,
     "critic": "separate",
-    "critic_updates": 2,
+    "critic.updates": 2,
 }
 
 
@@ -464,7 +464,11 @@ def launch(run_dir: Path, *flags: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [
             *(sys.executable, "-m", "acktr_tf.launch", "--flagfile=cartpole.flags"),
-            *("--deterministic", "--evaluation_period=0", "--checkpoint_seconds=0.2"),
+            *(
+                "--deterministic",
+                "--evaluation_period=none",
+                "--checkpoint_seconds=0.2",
+            ),
             *("--env_threads=1", f"--run_dir={run_dir}", *flags),
         ],
         stdout=subprocess.PIPE,

@@ -6,7 +6,7 @@ import pytest
 from absl.flags import FlagValues
 
 from acktr_tf import evaluate
-from acktr_tf.config.config import Config
+from acktr_tf.config import configure
 from acktr_tf.environments import (
     AtariEnvironment,
     GymEnvironment,
@@ -28,7 +28,7 @@ from acktr_tf.training.scoring import (
     score_policy,
 )
 
-CARTPOLE = Config(env="CartPole-v1", num_envs=2)
+CARTPOLE = configure(env="CartPole-v1", num_envs=2)
 
 
 def lean(observation, key):

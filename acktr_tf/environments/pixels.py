@@ -1,7 +1,7 @@
 """Observations that are pictures of the environment, drawn offscreen.
 
-What draws runs in processes of its own that never load TensorFlow: in one process with
-it, Mesa's software renderer crashes.
+Environments that are drawn run in processes that never load TensorFlow: in one process
+with TensorFlow, Mesa's software renderer crashes.
 """
 
 import importlib
@@ -10,13 +10,12 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-import numpy.typing as npt
 from gymnasium.envs.mujoco import MujocoEnv
 from PIL import Image
 
-Array = npt.NDArray[Any]
+from acktr_tf.types import Array
 
-REMEDY = (
+INSTALLATION_HINT = (
     "MuJoCo draws offscreen by EGL (Debian and Ubuntu: apt install libegl1) or by "
     "OSMesa (apt install libosmesa6); MUJOCO_GL=egl or MUJOCO_GL=osmesa chooses one. "
     "Classic control and Box2D draw with pip install 'acktr-tf[video]'."
@@ -27,10 +26,10 @@ _BACKEND_VARIABLE = "MUJOCO_GL"
 _OVERSAMPLING = 2
 
 
-class Offscreen(gymnasium.Wrapper[Any, Any, Any, Any]):
+class OffscreenRendering(gymnasium.Wrapper[Any, Any, Any, Any]):
     """Draws without a screen.
 
-    Where there is none and nothing else was chosen, MuJoCo is given the first of EGL
+    Where there is no screen and no backend was chosen, MuJoCo is given the first of EGL
     and OSMesa that draws; left alone it would ask for a window. Gymnasium points its
     camera to where things are when it draws first: here that is the simulator's initial
     state, and not one that a seed decides.
@@ -41,16 +40,16 @@ class Offscreen(gymnasium.Wrapper[Any, Any, Any, Any]):
 
     def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
         super().__init__(env)
-        self._chosen = False
+        self._prepared = False
 
     def render(self) -> Any:
-        """The picture `[H, W, 3]` uint8 of where the environment is."""
-        if not self._chosen:
-            self._choose()
+        """Returns the picture `[H, W, 3]` uint8 of the environment."""
+        if not self._prepared:
+            self._prepare()
         return self.env.render()
 
-    def _choose(self) -> None:
-        self._chosen = True
+    def _prepare(self) -> None:
+        self._prepared = True
         # The software renderer's own threads would fight with the other processes.
         os.environ.setdefault("LP_NUM_THREADS", "0")
         if not isinstance(self.env.unwrapped, MujocoEnv):
@@ -71,20 +70,20 @@ class Offscreen(gymnasium.Wrapper[Any, Any, Any, Any]):
             try:
                 self.env.render()
                 return
-            # What fails, and how, differs by system and driver.
+            # The kind of failure differs by system and driver.
             except Exception as error:
                 faults.append(f"{backend}: {type(error).__name__}: {error}")
         del os.environ[_BACKEND_VARIABLE]
         raise RuntimeError("; ".join(faults))
 
 
-class Pictures(gymnasium.ObservationWrapper[Any, Any, Any]):
+class PixelObservation(gymnasium.ObservationWrapper[Any, Any, Any]):
     """Gives pictures in place of observations.
 
     Args:
-      env: What draws; see `picture_options`.
+      env: Environment that draws itself; see `pixel_options`.
       size: Height and width; a picture of another size is resampled by area, so that
-        what is thinner than a pixel is seen.
+        things thinner than a pixel are seen.
     """
 
     def __init__(self, env: gymnasium.Env[Any, Any], size: int) -> None:
@@ -98,7 +97,7 @@ class Pictures(gymnasium.ObservationWrapper[Any, Any, Any]):
             quality.offsamples = 0
 
     def observation(self, observation: Any) -> Array:
-        """The picture `[size, size, 3]` uint8 of where the environment is."""
+        """Returns the picture `[size, size, 3]` uint8 of the environment."""
         picture = np.asarray(self.env.render())
         if picture.shape[:2] == self._size:
             return picture
@@ -106,8 +105,8 @@ class Pictures(gymnasium.ObservationWrapper[Any, Any, Any]):
         return np.asarray(image)
 
 
-def picture_options(env_id: str, size: int) -> dict[str, Any]:
-    """Arguments of `gymnasium.make` with which `env_id` draws itself for `Pictures`.
+def pixel_options(env_id: str, size: int) -> dict[str, Any]:
+    """Returns the arguments of `gymnasium.make` that `PixelObservation` needs.
 
     MuJoCo's tasks are drawn larger than they are shown, for smooth edges: without a
     graphics card that is faster than its renderer's own multisampling.
@@ -116,8 +115,8 @@ def picture_options(env_id: str, size: int) -> dict[str, Any]:
     module, _, name = env_id.rpartition(":")
     if module:
         importlib.import_module(module)
-    # Of a name without a version `gymnasium.make` takes the latest. What there is not
-    # is for it to say.
+    # `gymnasium.make` takes the latest version of a name without one, and reports names
+    # that do not exist.
     versions = [
         each
         for each in gymnasium.registry.values()
@@ -126,6 +125,6 @@ def picture_options(env_id: str, size: int) -> dict[str, Any]:
     latest = max(versions, key=lambda each: each.version or 0, default=None)
     spec = latest or gymnasium.registry.get(name)
     if spec and str(spec.entry_point).startswith("gymnasium.envs.mujoco."):
-        drawn = _OVERSAMPLING * size
-        options |= {"width": drawn, "height": drawn}
+        rendered = _OVERSAMPLING * size
+        options |= {"width": rendered, "height": rendered}
     return options

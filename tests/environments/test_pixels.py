@@ -9,9 +9,13 @@ import gymnasium
 import numpy as np
 import pytest
 
-from acktr_tf.config.config import Config
+from acktr_tf.config.environment import EnvironmentSettings
 from acktr_tf.environments import make_vector_env
-from acktr_tf.environments.pictures import Offscreen, Pictures, picture_options
+from acktr_tf.environments.pixels import (
+    OffscreenRendering,
+    PixelObservation,
+    pixel_options,
+)
 from acktr_tf.errors import UserError
 
 MUJOCO = "InvertedPendulum-v5"
@@ -82,7 +86,7 @@ def no_screen(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 
 # One environment --------------------------------------------------------------------
 def test_a_picture_is_the_mean_over_areas() -> None:
-    env = Pictures(Painter(), 2)
+    env = PixelObservation(Painter(), 2)
     assert env.observation_space == gymnasium.spaces.Box(0, 255, (2, 2, 3), np.uint8)
     first, _ = env.reset()
     # Every other of four rows is 100: so is half of each of two.
@@ -93,7 +97,7 @@ def test_a_picture_is_the_mean_over_areas() -> None:
 
 
 def test_a_picture_of_the_right_size_stays_as_it_is() -> None:
-    env = Pictures(Painter(4, 4), 4)
+    env = PixelObservation(Painter(4, 4), 4)
     first, _ = env.reset()
     assert np.array_equal(first, Painter(4, 4).render())
 
@@ -104,7 +108,7 @@ def test_the_first_library_that_draws_is_taken(
 ) -> None:
     env = choosy(library)
     position = env.unwrapped.data.qpos.copy()
-    offscreen = Offscreen(env)
+    offscreen = OffscreenRendering(env)
     assert offscreen.render() == "a picture"
     assert os.environ["MUJOCO_GL"] == library
     # Where it was drawn, it was itself again.
@@ -114,29 +118,29 @@ def test_the_first_library_that_draws_is_taken(
 def test_a_choice_is_kept(no_screen: pytest.MonkeyPatch) -> None:
     no_screen.setenv("MUJOCO_GL", "osmesa")
     with pytest.raises(RuntimeError, match=r"^no library"):
-        Offscreen(choosy("egl")).render()
+        OffscreenRendering(choosy("egl")).render()
 
 
 def test_every_library_that_failed_is_named(no_screen: pytest.MonkeyPatch) -> None:
     with pytest.raises(RuntimeError, match=r"egl: .*no library; osmesa: .*no library"):
-        Offscreen(choosy()).render()
+        OffscreenRendering(choosy()).render()
 
 
 def test_only_mujoco_is_told_how_large_to_draw() -> None:
     for name in ("Reacher-v4", "gymnasium:Reacher-v4", "Reacher", "gymnasium:Reacher"):
-        assert picture_options(name, 42) == {
+        assert pixel_options(name, 42) == {
             "render_mode": "rgb_array",
             "width": 84,
             "height": 84,
         }
-    assert picture_options("CartPole-v1", 42) == {"render_mode": "rgb_array"}
+    assert pixel_options("CartPole-v1", 42) == {"render_mode": "rgb_array"}
 
 
 # Many -------------------------------------------------------------------------------
 @pytest.mark.parametrize("env", [MUJOCO, "CartPole-v1"])
 def test_policies_are_shown_pictures(env: str) -> None:
-    config = Config(env=env, num_envs=2, pixels=42, frame_stack=2)
-    environments = make_vector_env(config)
+    settings = EnvironmentSettings(env=env, num_envs=2, pixels=42, frame_stack=2)
+    environments = make_vector_env(settings, 0)
     try:
         space = environments.observation_space
         assert space == gymnasium.spaces.Box(0, 255, (2, 42, 42, 3), np.uint8)
@@ -145,17 +149,18 @@ def test_policies_are_shown_pictures(env: str) -> None:
         assert first.dtype == np.uint8
         assert np.array_equal(first[:, 0], first[:, 1])
         assert first.std() > 5
+        environments.action_space.seed(1)
         actions = np.stack([environments.action_space.sample() for _ in range(2)])
         for _ in range(4):
             step = environments.step(actions)
         # What moved is seen.
         assert not np.array_equal(step.observation[:, 0], step.observation[:, 1])
-        position = environments.position()
+        state = environments.state()
     finally:
         environments.close()
-    again = make_vector_env(config)
+    again = make_vector_env(settings, 0)
     try:
-        observation, restarted = again.restore(*position)
+        observation, restarted = again.load_state(state)
     finally:
         again.close()
     assert restarted == []
@@ -166,12 +171,12 @@ def test_drawing_does_not_happen_beside_tensorflow() -> None:
     """In one process, TensorFlow and Mesa's software renderer crash."""
     script = (
         "import tensorflow\n"
-        "from acktr_tf.config.config import Config\n"
+        "from acktr_tf.config.environment import EnvironmentSettings\n"
         "from acktr_tf.environments import make_vector_env\n"
         "if __name__ == '__main__':\n"
-        f"    for options in [dict(pixels=8), dict()]:\n"
-        f"        config = Config(env='{MUJOCO}', num_envs=1, **options)\n"
-        "        environments = make_vector_env(config, render=not options)\n"
+        f"    for more in [dict(pixels=8), dict()]:\n"
+        f"        settings = EnvironmentSettings(env='{MUJOCO}', num_envs=1, **more)\n"
+        "        environments = make_vector_env(settings, 0, render=not more)\n"
         "        environments.reset()\n"
         "        print(environments.render()[0].shape)\n"
         "        environments.close()\n"
@@ -187,7 +192,9 @@ def test_where_nothing_draws_the_error_says_what_to_install() -> None:
     gymnasium.register("AcktrBlind-v0", entry_point=Blind, disable_env_checker=True)
     try:
         with pytest.raises(UserError, match="cannot be drawn") as error:
-            make_vector_env(Config(env="AcktrBlind-v0", num_envs=2, pixels=42))
+            make_vector_env(
+                EnvironmentSettings(env="AcktrBlind-v0", num_envs=2, pixels=42), 0
+            )
     finally:
         del gymnasium.registry["AcktrBlind-v0"]
     message = str(error.value)
