@@ -15,7 +15,7 @@ check_backend()  # Before Keras fails to import another one.
 import keras  # noqa: E402
 import tensorflow as tf  # noqa: E402
 
-from acktr_tf.kfac.layers import Bias  # noqa: E402
+from acktr_tf.kfac.layers import FreeParameters  # noqa: E402
 from acktr_tf.pixels import Pixels  # noqa: E402
 
 SMALLEST_PICTURE = 8
@@ -291,7 +291,7 @@ def _policy_head(
     if not outputs.free:
         return dependent
     initial = keras.initializers.Constant(outputs.initial)
-    free = Bias(outputs.free, initial, name="policy_free")(hidden)
+    free = FreeParameters(outputs.free, initial, name="policy_free")(hidden)
     return keras.layers.Concatenate(name="policy_parameters")([dependent, free])
 
 

@@ -28,7 +28,7 @@ from acktr_tf.algorithms.acktr import ACKTR  # noqa: E402
 from acktr_tf.config import Config  # noqa: E402
 from acktr_tf.environments import make_vector_env  # noqa: E402
 from acktr_tf.kfac import KFAC  # noqa: E402
-from acktr_tf.kfac.blocks import Block  # noqa: E402
+from acktr_tf.kfac.blocks.block import Block  # noqa: E402
 from acktr_tf.losses import sampled_log_likelihood  # noqa: E402
 from acktr_tf.policy import ActorCritic, Evaluation  # noqa: E402
 from acktr_tf.rollout import Collector  # noqa: E402
@@ -45,7 +45,7 @@ SETTINGS: dict[str, Any] = {
     "kl_target": 0.0,
     "damping": 0.0005,
     "factor_decay": 0.99,
-    "conv_positions": "uncorrelated",
+    "spatial_correlation": "none",
 }
 RADII = [10.0**-k for k in range(1, 9)]
 Forward = Callable[[], tuple[tf.Tensor, tf.Tensor]]

@@ -12,8 +12,8 @@ from acktr_tf.algorithms.base import Algorithm, PhaseClock
 from acktr_tf.algorithms.sampling import sample_rows
 from acktr_tf.config import Config
 from acktr_tf.errors import UserError
-from acktr_tf.kfac import KFAC
-from acktr_tf.kfac.trust_region import shortening
+from acktr_tf.kfac import KFAC, control
+from acktr_tf.kfac.trust_region import backtracking_factor
 from acktr_tf.losses import policy_kl, sampled_log_likelihood
 from acktr_tf.policy import ActorCritic, Evaluation
 
@@ -53,14 +53,16 @@ class ACKTR(Algorithm):
         optimizer = KFAC(
             learning_rate=schedules.learning_rate(config),
             kl_radius=config.kl_radius,
-            trust_region=config.trust_region,
+            bound={"gradient": "direction", "applied": "update"}[config.trust_region],
             momentum=config.momentum,
             damping=config.damping,
             factor_decay=config.factor_decay,
             factor_update_period=config.factor_update_period,
             inverse_update_period=config.inverse_update_period,
-            conv_positions=config.conv_positions,
-            patch_period=config.patch_period,
+            spatial_correlation={"uncorrelated": "none", "correlated": "full"}[
+                config.conv_positions
+            ],
+            patch_stride=config.patch_period,
             # Runs on Pong with turns ended lower: docs/atari.md.
             stagger_inverses=False,
         )
@@ -119,10 +121,10 @@ class ACKTR(Algorithm):
         kl = policy_kl(old, self._policy.evaluate(rows))
         if config.kl_target > 0:
             adapt = {
-                "radius": self.optimizer.adapt_radius,
-                "learning_rate": self.optimizer.adapt_learning_rate,
+                "radius": control.adapt_radius,
+                "learning_rate": control.adapt_learning_rate,
             }[config.kl_adaptation]
-            adapt(kl, self._kl_target())
+            adapt(self.optimizer, kl, self._kl_target())
         if config.kl_limit > 0:
             self._shorten(rows, old, kl)
 
@@ -131,7 +133,7 @@ class ACKTR(Algorithm):
         limit = self._config.kl_limit
 
         def shorten(tries: tf.Tensor, kl: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            self.optimizer.shorten_step(shortening(kl, limit))
+            control.backtrack(self.optimizer, backtracking_factor(kl, limit))
             return tries + 1, policy_kl(old, self._policy.evaluate(rows))
 
         tf.while_loop(

@@ -119,7 +119,7 @@ class GaussNewtonCritic(Critic):
             damping=config.critic_damping,
             factor_decay=config.critic_factor_decay,
             factor_update_period=1,
-            patch_period=config.patch_period,
+            patch_stride=config.patch_period,
             inverse_update_period=config.inverse_update_period,
             stagger_inverses=False,
             name="critic_kfac",

@@ -461,7 +461,7 @@ class Likelihoods:
             terms.append(scale * tf.cast(losses, tf.float32))
         return tf.add_n(terms)
 
-    def fisher_gram(
+    def fisher_inner_products(
         self,
         outputs: Any,
         tangents: Sequence[Any],

@@ -180,7 +180,8 @@ def test_factors_are_made_once_in_their_period_after_the_first():
         fit(model, epochs=3)
     # Weights of the running means after steps 0 to 8, and after 0 to 3 and 6.
     counts = [
-        float(model.optimizer.blocks[0]._weight.value) for model in (often, seldom)
+        float(twins.state_of(model.optimizer.blocks[0], "factor_weight"))
+        for model in (often, seldom)
     ]
     np.testing.assert_allclose(counts, [1 - 0.99**9, 1 - 0.99**5], rtol=1e-5)
 
@@ -410,7 +411,7 @@ def test_a_model_that_is_built_by_its_first_batch_trains():
 
 def test_a_model_of_ones_own_trains():
     @keras.saving.register_keras_serializable(package="tests")
-    class Own(kfac.Trainer, keras.Model):
+    class Own(kfac.FitWithKFAC, keras.Model):
         def __init__(self, **kwargs):
             super().__init__(**kwargs)
             self.first = keras.layers.Dense(6, activation="tanh")

@@ -1,4 +1,4 @@
-"""What each kind of layer sees, beside its exact gradients of single examples."""
+"""Layer types, their signals, and their blocks beside exact gradients of examples."""
 
 import itertools
 from collections.abc import Callable
@@ -12,9 +12,11 @@ import tensorflow as tf
 from hypothesis import strategies as st
 from oracles import kfac as oracle
 
-from acktr_tf.kfac import KFAC, Bias, CurvatureTape
-from acktr_tf.kfac.blocks import Block, DiagonalBlock, KroneckerBlock
-from acktr_tf.kfac.factors import Rows
+from acktr_tf.kfac import KFAC, CurvatureTape, FreeParameters
+from acktr_tf.kfac.blocks.block import Block
+from acktr_tf.kfac.blocks.diagonal import DiagonalBlock
+from acktr_tf.kfac.blocks.kronecker import KroneckerBlock
+from acktr_tf.kfac.statistics.signals import Signals
 from kfac import twins
 
 LAYERS = keras.layers
@@ -63,12 +65,10 @@ def seen(
 
     block = next(b for b in optimizer.blocks if name in (None, b.layer.name))
     tape, log_likelihood = forward()
-    sources = block.sources(tape)
-    gradients = tape.gradient(log_likelihood, sources)
+    tensors = block.differentiated_tensors(tape)
+    gradients = tape.gradient(log_likelihood, tensors)
     rows = [
-        block._kind.rows(
-            *block._seen(call, tf.convert_to_tensor(gradient), tf.constant(0))
-        )
+        block.signals(call, tf.convert_to_tensor(gradient), tf.constant(0))
         for call, gradient in zip(tape.calls(block.layer), gradients, strict=True)
     ]
     arrays = [(with_ones(each), np.asarray(each.g)) for each in rows]
@@ -83,7 +83,7 @@ def seen(
     )
 
 
-def with_ones(rows: Rows) -> np.ndarray:
+def with_ones(rows: Signals) -> np.ndarray:
     """ā of all rows."""
     a = np.asarray(rows.a)
     return np.concatenate([a, np.ones_like(a[..., :1])], axis=-1) if rows.bias else a
@@ -220,7 +220,7 @@ def test_an_embedding_sees_one_hot_vectors(shape, mask_zero):
 
 @pytest.mark.parametrize("shape", [(4, 3), (4, 2, 3)])
 def test_free_parameters_see_a_one(shape):
-    check(Bias(3), twins.inputs(*shape), lambda x: np.ones((len(x), 1, 1)))
+    check(FreeParameters(3), twins.inputs(*shape), lambda x: np.ones((len(x), 1, 1)))
 
 
 # Normalization --------------------------------------------------------------------
@@ -510,7 +510,7 @@ class Refused(NamedTuple):
 
     make: Callable[[], keras.layers.Layer]
     shape: tuple[int, ...]
-    reason: str = r"of type {kind} has trainable weights but is of a kind"
+    reason: str = r"of type {kind} has trainable weights but is of a type"
 
 
 def with_lora() -> keras.layers.Layer:
@@ -661,7 +661,7 @@ def test_the_diagonal_is_the_mean_of_squared_gradients_and_steps_by_it(name):
         update_diagonal(optimizer, model, x, scores, number)
 
     diagonal = exact_diagonal(model, x)
-    twins.assert_close(block.factors().g, diagonal, 2e-5)
+    twins.assert_close(block.factors()[0], diagonal, 2e-5)
 
     optimizer.update_inverses()
     weights = model.trainable_variables
@@ -701,7 +701,7 @@ def test_the_diagonal_of_drawn_targets_converges_to_that_of_the_fisher_matrix():
     tolerance = 4 * np.sqrt(2 / draws)
     diagonal = exact_diagonal(model, x)
     np.testing.assert_allclose(
-        optimizer.blocks[0].factors().g, diagonal, rtol=tolerance
+        optimizer.blocks[0].factors()[0], diagonal, rtol=tolerance
     )
 
 
@@ -718,7 +718,7 @@ def test_a_layer_of_several_outputs_counts_the_examples():
 
     found = twins.per_example_gradients(model, x, twins.wavy_log_likelihood)
     total = np.concatenate([np.ravel(each.sum(axis=0)) for each in found])
-    twins.assert_close(optimizer.blocks[0].factors().g, total**2 / 5, 3e-5)
+    twins.assert_close(optimizer.blocks[0].factors()[0], total**2 / 5, 3e-5)
 
 
 def test_a_layer_may_be_called_by_the_names_of_its_arguments():
@@ -731,7 +731,7 @@ def test_a_layer_may_be_called_by_the_names_of_its_arguments():
     with optimizer.curvature_tape() as tape:
         log_likelihood = twins.wavy_log_likelihood([model(x)])
     optimizer.update_factors(tape, log_likelihood)
-    assert np.abs(optimizer.blocks[0].factors().g).max() > 0
+    assert np.abs(optimizer.blocks[0].factors()[0]).max() > 0
 
 
 class Plain(LAYERS.Layer):
@@ -758,7 +758,7 @@ def test_a_layer_of_ones_own_may_use_names_that_others_have():
     with optimizer.curvature_tape() as tape:
         log_likelihood = twins.wavy_log_likelihood([model(x)])
     optimizer.update_factors(tape, log_likelihood)
-    assert np.abs(optimizer.blocks[0].factors().g).min() > 0
+    assert np.abs(optimizer.blocks[0].factors()[0]).min() > 0
 
 
 # Frozen ---------------------------------------------------------------------------
@@ -771,7 +771,7 @@ def test_a_layer_of_ones_own_may_use_names_that_others_have():
         (LAYERS.LayerNormalization(), (4,)),
         (LAYERS.GroupNormalization(2), (4,)),
         (LAYERS.Dense(3, dtype="float64"), (4,)),
-        (Bias(2), (4,)),
+        (FreeParameters(2), (4,)),
     ],
     ids=lambda value: type(value).__name__ if not isinstance(value, tuple) else "",
 )
@@ -784,7 +784,7 @@ def test_a_frozen_layer_has_no_block_and_needs_no_support(layer, shape, fallback
     optimizer = KFAC(fallback=fallback)
     optimizer.attach(model)
     assert [block.layer.name for block in optimizer.blocks] == ["top"]
-    assert optimizer.curvature.watched == []
+    assert optimizer.curvature.watched_weights == []
 
 
 def test_a_layer_frozen_with_the_model_around_it_has_no_block():
