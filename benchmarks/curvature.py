@@ -177,7 +177,8 @@ def parts(problem: Problem, examples: int, repeats: int) -> list[dict[str, Any]]
     optimizer.attach(model)
     held = captured(model, optimizer, tf.constant(problem.inputs[:examples]))
     lines = []
-    for block, (call, gradients) in zip(optimizer.blocks, held, strict=True):
+    blocks = [b for b in optimizer.blocks if isinstance(b, KroneckerBlock)]
+    for block, (call, gradients) in zip(blocks, held, strict=True):
         functions = part_functions(block, call, gradients)
         for name, work in work_of(block, call.inputs, gradients).items():
             lines.append(

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from acktr_tf.kfac.blocks.block import AddVariable, block_names
 from acktr_tf.kfac.curvature import inner_product
+from acktr_tf.kfac.step_rules import Step
 
 if TYPE_CHECKING:
     from acktr_tf.kfac.optimizer import KFAC
@@ -74,31 +75,44 @@ def make_scalars(add_variable: AddVariable) -> Scalars:
 
 
 def note_step(
-    scalars: Scalars,
+    optimizer: "KFAC",
+    step: Step,
     gradients: Sequence[tf.Tensor],
-    steps: Sequence[tf.Tensor],
     squared_length: tf.Tensor,
     finite: tf.Tensor,
 ) -> None:
-    """Keeps the norms of gradient and step, and their cosine; zeros without a step.
+    """Keeps what `diagnostics` and `control` need to know of a step.
 
     Args:
-      scalars: Scalars of the optimizer.
+      optimizer: The optimizer.
+      step: The step that its rule chose.
       gradients: g, one matrix per block.
-      steps: v, one matrix per block.
       squared_length: ⟨v, v⟩, scalar.
-      finite: Scalar bool: whether the step is finite, and taken.
+      finite: Scalar bool: whether the step is finite, and taken. If False, a step of
+        zero is noted, and counted as skipped.
     """
-    slope = inner_product(gradients, steps)
+    scalars = optimizer.scalars
+    slope = inner_product(gradients, step.matrices)
     gradient_norm = tf.sqrt(inner_product(gradients, gradients))
     step_norm = tf.sqrt(squared_length)
     cosine = tf.math.divide_no_nan(slope, gradient_norm * step_norm)
-    for variable, value in [
+    noted = [
+        (scalars.trust_region_scale, step.scale),
         (scalars.gradient_norm, gradient_norm),
         (scalars.step_norm, step_norm),
         (scalars.cosine, cosine),
-    ]:
+    ]
+    if optimizer.settings.damping_period is not None:
+        change = step.predicted_change
+        if change is None:
+            norm = optimizer.curvature.squared_norm(step.matrices)
+            norm += optimizer.current_damping * squared_length
+            change = 0.5 * norm - slope
+        noted.append((scalars.predicted_change, change))
+    for variable, value in noted:
         variable.assign(tf.where(finite, value, 0.0))
+    skipped = scalars.skipped_steps
+    skipped.assign(skipped.value + tf.cast(~finite, tf.int32))
 
 
 def diagnostics(optimizer: "KFAC") -> dict[str, tf.Tensor]:

@@ -54,7 +54,7 @@ class BlockInverter:
         self._queue: list[list[Any]] | None = None
         self._threads: dict[int, BackgroundInverter] = {}
         if settings.inverse_thread:
-            shapes = [
+            shapes: list[tuple[str, Sequence[tuple[int, ...]]]] = [
                 *((f"{b.layer.name}_queued", b.factor_shapes) for b in blocks),
                 ("queued_settings", [(), ()]),
             ]

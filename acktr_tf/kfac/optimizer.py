@@ -21,7 +21,6 @@ from acktr_tf.kfac.step_rules import (
     FisherInnerProducts,
     Momentum,
     QuadraticModel,
-    Step,
     StepRule,
 )
 from acktr_tf.kfac.trust_region import predicted_kl
@@ -402,7 +401,7 @@ class KFAC(keras.optimizers.Optimizer):
         one replica must not be left in an attribute that another one reads.
         """
         optimizer = object.__new__(type(self))
-        vars(optimizer).update(vars(self), _rule=rule)
+        optimizer.__dict__.update(self.__dict__, _rule=rule)
         return optimizer
 
     def _backend_update_step(
@@ -445,12 +444,12 @@ class KFAC(keras.optimizers.Optimizer):
             velocities=self._velocity_matrices(),
             learning_rate=learning_rate,
             radius=None if self.settings.kl_radius is None else self.radius,
-            damping=self.current_damping,
+            damping=lambda: self.current_damping,
         )
         step = self._rule(directions, curvature)
         squared_length = inner_product(step.matrices, step.matrices)
         finite = tf.math.is_finite(damped_norm) & tf.math.is_finite(squared_length)
-        self._note(step, gradients, squared_length, finite)
+        note_step(self, step, gradients, squared_length, finite)
         tensors = curvature.from_matrices(step.matrices)
         tf.__internal__.distribute.interim.maybe_merge_call(
             self._take_step,
@@ -459,27 +458,6 @@ class KFAC(keras.optimizers.Optimizer):
             values,
             finite,
         )
-
-    def _note(
-        self,
-        step: Step,
-        gradients: Sequence[tf.Tensor],
-        squared_length: tf.Tensor,
-        finite: tf.Tensor,
-    ) -> None:
-        """Keeps what `diagnostics` and `control` need to know of the step."""
-        scalars = self.scalars
-        scalars.trust_region_scale.assign(tf.where(finite, step.scale, 0.0))
-        skipped = scalars.skipped_steps
-        skipped.assign(skipped.value + tf.cast(~finite, tf.int32))
-        note_step(scalars, gradients, step.matrices, squared_length, finite)
-        if self.settings.damping_period is not None:
-            change = step.predicted_change
-            if change is None:
-                norm = self.curvature.squared_norm(step.matrices)
-                norm += self.current_damping * squared_length
-                change = 0.5 * norm - inner_product(gradients, step.matrices)
-            scalars.predicted_change.assign(tf.where(finite, change, 0.0))
 
     def _take_step(
         self,

@@ -27,7 +27,7 @@ class Directions(NamedTuple):
       velocities: v, the step before.
       learning_rate: η_max, scalar.
       radius: δ, scalar; None without a trust region.
-      damping: λ in force, scalar.
+      damping: Function that returns λ in force, scalar.
     """
 
     gradients: Sequence[tf.Tensor]
@@ -36,7 +36,7 @@ class Directions(NamedTuple):
     velocities: Sequence[tf.Tensor]
     learning_rate: tf.Tensor
     radius: tf.Tensor | None
-    damping: tf.Tensor
+    damping: Callable[[], tf.Tensor]
 
 
 class Step(NamedTuple):
@@ -144,7 +144,7 @@ class QuadraticModel:
             [tf.stack([inner_product(x, y) for y in pair]) for x in pair]
         )
         slope = tf.stack([inner_product(directions.gradients, each) for each in pair])
-        damped = fisher + directions.damping * euclidean
+        damped = fisher + directions.damping() * euclidean
         rate = tf.cast(directions.learning_rate, damped.dtype)
         weights = rate * quadratic_step(damped, slope)
         scale = tf.constant(1.0)

@@ -320,7 +320,7 @@ def attach(*layers: keras.layers.Layer, shape: tuple[int, ...]) -> KFAC:
         (
             keras.layers.Dense(2, activation=keras.layers.PReLU(), name="learnt"),
             (3,),
-            r"of one of the kinds Dense, .*, Bias. Received: .*alpha",
+            r"of one of the types Dense, .*, FreeParameters. Received: .*alpha",
         ),
     ],
     ids=["kind", "subclass", "groups", "dtype", "activation"],

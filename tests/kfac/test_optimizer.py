@@ -1,3 +1,5 @@
+import dataclasses
+import inspect
 import itertools
 import json
 import os
@@ -13,6 +15,7 @@ from oracles import kfac as oracle
 from oracles.networks import log_softmax
 
 from acktr_tf.kfac import KFAC, CurvatureTape, control
+from acktr_tf.kfac.settings import KFACSettings
 from acktr_tf.kfac.trust_region import RADIUS_CHANGE
 from kfac import twins
 
@@ -505,6 +508,21 @@ def test_an_argument_out_of_range_is_named(name, value, accepted):
         ValueError, match=rf"`{name}` must be {accepted}\. Received: {name}="
     ):
         KFAC(**{name: value})
+
+
+def test_the_signature_and_the_settings_have_the_same_defaults():
+    parameters = inspect.signature(KFAC.__init__).parameters
+    for field in dataclasses.fields(KFACSettings):
+        assert parameters[field.name].default == field.default, field.name
+
+
+def test_an_argument_can_be_read_and_not_changed():
+    optimizer = KFAC(momentum=0.5)
+    assert optimizer.momentum == 0.5
+    with pytest.raises(AttributeError, match=r"`momentum` of KFAC cannot be changed"):
+        optimizer.momentum = 0.9
+    with pytest.raises(AttributeError, match="no attribute `momentun`"):
+        optimizer.momentun  # noqa: B018 (what raises)
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,7 @@ class LayerRule:
 
         rule = LayerRule(signals, weights=("kernel", "bias"))
 
-    Attributes:
+    Args:
       signals: See above.
       weights: Names of the layer's attributes that hold the weights; an attribute that
         is None is left out. They must be all its trainable weights.

@@ -60,15 +60,12 @@ def register_layer(
       ValueError: `layer_type` is no layer type or is registered already, or `rule` is
         neither a rule nor a block type.
     """
-    if not (
-        isinstance(layer_type, type) and issubclass(layer_type, keras.layers.Layer)
-    ):
+    if not _is_subclass(layer_type, keras.layers.Layer):
         raise ValueError(
             "`layer_type` must be a subclass of keras.layers.Layer. "
             f"Received: layer_type={layer_type!r}"
         )
-    is_block_type = isinstance(rule, type) and issubclass(rule, Block)
-    if not (isinstance(rule, LayerRule) or is_block_type):
+    if not (isinstance(rule, LayerRule) or _is_subclass(rule, Block)):
         raise ValueError(
             "`rule` must be a kfac.LayerRule, or a subclass of Block. "
             f"Received: rule={rule!r}"
@@ -79,6 +76,10 @@ def register_layer(
             "`override=True` to replace its rule."
         )
     _RULES[layer_type] = rule
+
+
+def _is_subclass(received: object, base: type) -> bool:
+    return isinstance(received, type) and issubclass(received, base)
 
 
 def make_blocks(
