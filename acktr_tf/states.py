@@ -24,17 +24,21 @@ State = Mapping[str, Array]
 """Name → array of numbers, truth values or text."""
 
 
-class Stateful(Protocol):
+class HasState(Protocol):
     """Part of a run that decides its future."""
 
     def state(self) -> dict[str, Array]:
         """Returns a copy of all that decides its future."""
 
+
+class Stateful(HasState, Protocol):
+    """Part of a run that can go on from a state."""
+
     def load_state(self, state: State) -> None:
         """Goes on where the state was taken."""
 
 
-def states(parts: Mapping[str, Stateful]) -> dict[str, Array]:
+def states(parts: Mapping[str, HasState]) -> dict[str, Array]:
     """Returns the states of several parts in one, each under its name."""
     return {
         name: array

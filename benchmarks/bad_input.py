@@ -20,7 +20,7 @@ import numpy as np
 import tensorflow as tf
 
 from acktr_tf.kfac import KFAC, Likelihoods
-from acktr_tf.kfac.blocks import INVERSES
+from acktr_tf.kfac.inverses import INVERSES
 
 ROWS, FEATURES, CLASSES = 32, 8, 3
 

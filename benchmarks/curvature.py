@@ -46,9 +46,9 @@ from acktr_tf import kfac
 from acktr_tf.cli.flags import config_from
 from acktr_tf.config import Config
 from acktr_tf.config.setting import show
-from acktr_tf.kfac.blocks import Block
+from acktr_tf.kfac.blocks.kronecker import KroneckerBlock
 from acktr_tf.kfac.capture import Call
-from acktr_tf.kfac.overlap import patches_overlap
+from acktr_tf.kfac.statistics.overlap import patches_overlap
 
 FLOAT = 4
 """Bytes of a number."""
@@ -105,7 +105,9 @@ def limits(repeats: int) -> dict[str, float]:
     }
 
 
-def work_of(block: Block, inputs: tf.Tensor, gradients: tf.Tensor) -> dict[str, Work]:
+def work_of(
+    block: KroneckerBlock, inputs: tf.Tensor, gradients: tf.Tensor
+) -> dict[str, Work]:
     """What each part of a block must do at least.
 
     Args:
@@ -133,7 +135,7 @@ def moment_of_inputs(
     """Products of numbers that A takes, and numbers that are written before, at least.
 
     A convolution writes its patches, without the bias's ones; or, if these overlap, the
-    strips they are made of, of which fewer are multiplied. See `kfac.overlap`.
+    strips they are made of, of which fewer are multiplied; see `statistics.overlap`.
     """
     rows = math.prod(gradients.shape[:-1])
     n = math.prod(layer.kernel.shape[:-1])
@@ -176,7 +178,8 @@ def parts(problem: Problem, examples: int, repeats: int) -> list[dict[str, Any]]
     optimizer.attach(model)
     held = captured(model, optimizer, tf.constant(problem.inputs[:examples]))
     lines = []
-    for block, (call, gradients) in zip(optimizer.blocks, held, strict=True):
+    blocks = [b for b in optimizer.blocks if isinstance(b, KroneckerBlock)]
+    for block, (call, gradients) in zip(blocks, held, strict=True):
         functions = part_functions(block, call, gradients)
         for name, work in work_of(block, call.inputs, gradients).items():
             lines.append(
@@ -191,7 +194,7 @@ def parts(problem: Problem, examples: int, repeats: int) -> list[dict[str, Any]]
 
 
 def part_functions(
-    block: Block, call: Call, gradients: tf.Tensor
+    block: KroneckerBlock, call: Call, gradients: tf.Tensor
 ) -> dict[str, Callable[[], Any]]:
     """Name of each part → does it."""
 
@@ -202,15 +205,15 @@ def part_functions(
         return block.statistics(recorded, [gradients], examples, tf.constant(0))
 
     found = statistics(call.inputs, gradients)
-    accept = tf.function(lambda *found: block.accept(found, 0.99))
-    accept(*found)
+    update = tf.function(lambda *found: block.update_running_factors(found, 0.99))
+    update(*found)
     a, g = (np.asarray(factor) for factor in block.factors())
     matrix = tf.random.normal([block.num_inputs, block.num_outputs])
     multiply = tf.function(block.multiply_inverse)
     return {
         "statistics": lambda: statistics(call.inputs, gradients),
-        "running means": lambda: accept(*found),
-        "inverses": lambda: block.solve(a, g, 0.001),
+        "running means": lambda: update(*found),
+        "inverses": lambda: block.invert([a, g], 0.001),
         "product": lambda: multiply(matrix),
     }
 

@@ -30,7 +30,7 @@ from acktr_tf.algorithms.acktr import ACKTR
 from acktr_tf.config.acktr import ACKTRSettings
 from acktr_tf.errors import UserError
 from acktr_tf.kfac import KFAC
-from acktr_tf.kfac.blocks import Block
+from acktr_tf.kfac.blocks.block import Block
 from acktr_tf.types import Array
 
 DAMPINGS = (0.0005, 0.005, 0.05)
@@ -84,8 +84,7 @@ def gradients(run: Resumed, optimizer: KFAC, batches: list[Batch]) -> list[Matri
 def inverse_of(block: Block, damping: float) -> tuple[Array, Array]:
     """A⁻¹ and G⁻¹, damped."""
     a, g = block.factors()
-    # Then whether they succeeded, and failures.
-    inverse_a, inverse_g, *_ = block.solve(a.numpy(), g.numpy(), damping)
+    inverse_a, inverse_g = block.invert([a.numpy(), g.numpy()], damping).arrays
     return inverse_a, inverse_g
 
 

@@ -47,7 +47,7 @@ def make_optimizer(about: dict[str, Any]) -> kfac.KFAC:
         learning_rate=about["learning_rate"] / rest,
         momentum=about["momentum"],
         kl_radius=0.5 * about["norm_constraint"] / rest**2,
-        trust_region="gradient",
+        bound="direction",
         damping=about["damping"],
         factor_decay=about["factor_decay"],
         factor_update_period=1,

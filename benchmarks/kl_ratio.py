@@ -29,8 +29,8 @@ from acktr_tf.algorithms.losses import sampled_log_likelihood  # noqa: E402
 from acktr_tf.config import Config, configure, entries  # noqa: E402
 from acktr_tf.environments import make_vector_env  # noqa: E402
 from acktr_tf.kfac import KFAC  # noqa: E402
-from acktr_tf.kfac.blocks import Block  # noqa: E402
-from acktr_tf.policies.actor_critic import ActorCritic, Evaluation  # noqa: E402
+from acktr_tf.kfac.blocks.block import Block  # noqa: E402
+from acktr_tf.policies.actor_critic import ActorCritic  # noqa: E402
 from acktr_tf.training.collector import Collector  # noqa: E402
 
 # KFC and near the paper's settings: what the page explains is what they misjudge.

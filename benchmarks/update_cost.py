@@ -42,7 +42,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "factor_update_period=50": {"factor_update_period": 50},
     "curvature_fraction=1": {"curvature_fraction": 1.0},
     "both 1": {"factor_update_period": 1, "curvature_fraction": 1.0},
-    "patch_period=2": {"patch_period": 2},
+    "patch_stride=2": {"patch_stride": 2},
     "inverse_update_period=10": {"inverse_update_period": 10},
     "inverse_update_period=200": {"inverse_update_period": 200},
     "stagger_inverses=False": {"stagger_inverses": False},
@@ -50,7 +50,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "inverse=eigen": {"inverse": "eigen"},
     "inverse=ekfac": {"inverse": "ekfac"},
     "kl_radius=None": {"kl_radius": None},
-    "trust_region=applied": {"trust_region": "applied"},
+    "bound=update": {"bound": "update"},
     "step_rule=quadratic": {"step_rule": "quadratic", "learning_rate": 1.0},
     "damping_period=5": {"damping_period": 5},
 }

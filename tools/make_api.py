@@ -85,11 +85,11 @@ def read(package: str = PACKAGE, root: Path = DOCS.parent) -> Api:
     entries = {}
     for name in module.exports:
         entries[name] = _target(module[name])
-        if entries[name].is_class:
+        if not entries[name].is_function:
             entries |= {
                 f"{name}.{member.name}": member
                 for member in entries[name].members.values()
-                if _has_section(member)
+                if not member.is_alias and _has_section(member)
             }
     return Api(entries, _types(module, entries.values()), root)
 
@@ -111,7 +111,9 @@ def _is_property(item: griffe.Object) -> bool:
 def _types(
     module: griffe.Module, items: Collection[griffe.Object]
 ) -> dict[str, griffe.Object]:
-    annotations = [item.annotation for item in items if not item.is_class]
+    annotations = [
+        item.annotation for item in items if not (item.is_class or item.is_module)
+    ]
     for item in items:
         annotations += [
             parameter.annotation for parameter in _parameters(item).values()
@@ -332,6 +334,8 @@ def _quoted(code: object) -> str:
 def _signature(item: griffe.Object) -> str:
     if item.is_attribute:
         return f"{item.name}: {item.annotation}"
+    if item.is_module:
+        return f"from {PACKAGE} import {item.name}"
     function = item.all_members.get("__init__") if item.is_class else item
     if function is None:
         return f"class {item.name}"

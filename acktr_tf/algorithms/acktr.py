@@ -118,8 +118,9 @@ class ACKTR:
         )
         self._control = KLController(
             kfac,
-            settings.target_kl
-            and schedule_function(
+            None
+            if settings.target_kl is None
+            else schedule_function(
                 settings.target_kl, settings.target_kl_schedule, updates
             ),
             settings.target_kl_adapts,

@@ -25,13 +25,11 @@ LogLikelihood = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 
 class Stepper(Protocol):
-    """Steps the weights of one network along gradients.
+    """Steps the weights of one network along gradients."""
 
-    Attributes:
-      variables: Weights that it steps.
-    """
-
-    variables: Sequence[keras.Variable]
+    @property
+    def variables(self) -> Sequence[keras.Variable]:
+        """Weights that it steps."""
 
     def update_curvature(self, inputs: tf.Tensor, key: tf.Tensor) -> None:
         """Takes note of the curvature at `inputs` `[N, ...]`, with a random key."""
@@ -77,7 +75,7 @@ class FirstOrder:
         variables: Sequence[keras.Variable],
     ) -> None:
         self.optimizer = optimizer
-        self.variables = list(variables)
+        self.variables: Sequence[keras.Variable] = list(variables)
         self._apply = tf.function(
             lambda gradients: optimizer.apply(gradients, self.variables),
             autograph=False,

@@ -1,4 +1,4 @@
-"""Inversion in a thread of its own, while training goes on."""
+"""Inversion in a background thread while training goes on."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -8,39 +8,39 @@ import numpy as np
 from acktr_tf.kfac.linalg import Array
 
 
-class BackgroundSolver:
-    """Solves one problem at a time, and hands its solution out when the next comes.
+class BackgroundInverter:
+    """Inverts the queued factors in a thread and returns the inverses one swap later.
 
-    So a solution comes out exactly one exchange after its problem went in, however long
-    it took: results depend on no clock, and are never older than that.
+    An inverse is returned exactly one swap after its factors were queued, however long
+    the inversion took: results do not depend on the clock.
 
     Args:
-      solve: Called in a thread.
+      invert: Function of the factors that is called in the thread.
     """
 
-    def __init__(self, solve: Callable[[Sequence[Array]], list[Array]]) -> None:
-        self._solve = solve
+    def __init__(self, invert: Callable[[Sequence[Array]], list[Array]]) -> None:
+        self._invert = invert
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="kfac-inverses")
-        self._under_way: tuple[list[Array], Future[list[Array]]] | None = None
+        self._running: tuple[list[Array], Future[list[Array]]] | None = None
 
-    def exchange(self, *arrays: Array) -> list[Array]:
-        """Waits for the problem of the time before, and begins the next.
+    def swap(self, *arrays: Array) -> list[Array]:
+        """Waits for the inverses of the queued factors and starts on the new factors.
 
         Args:
-          *arrays: The problem of the time before, then the new one. If the thread is
-            not at work on the former, as after a checkpoint was restored, that is
-            solved here and now.
+          *arrays: The factors that were queued by the previous swap, then as many new
+            ones. If the thread is not at work on the queued factors, as after a
+            checkpoint was restored, they are inverted here and now.
 
         Returns:
-          The solution of the former.
+          The inverses of the queued factors.
         """
         half = len(arrays) // 2
-        posed, new = arrays[:half], arrays[half:]
-        if self._under_way and all(map(np.array_equal, self._under_way[0], posed)):
-            solution = self._under_way[1].result()
+        queued, new = arrays[:half], arrays[half:]
+        if self._running and all(map(np.array_equal, self._running[0], queued)):
+            inverses = self._running[1].result()
         else:
-            solution = self._solve(posed)
+            inverses = self._invert(queued)
         # TensorFlow's buffers are gone when this returns.
         kept = [np.asarray(array).copy() for array in new]
-        self._under_way = (kept, self._pool.submit(self._solve, kept))
-        return solution
+        self._running = (kept, self._pool.submit(self._invert, kept))
+        return inverses

@@ -1,4 +1,4 @@
-"""How many threads linear algebra on the host gets."""
+"""Threads of linear algebra on the host."""
 
 import contextlib
 import functools
@@ -9,21 +9,21 @@ import scipy.linalg  # noqa: F401  # Loads the BLAS whose threads are limited he
 from threadpoolctl import ThreadpoolController
 
 SERIAL_SIZE = 1024
-"""Rows of a matrix from which on several threads are worth their cost."""
+"""Smallest number of rows of a matrix for which several threads are used."""
 
 _lock = threading.Lock()
 
 
 @contextlib.contextmanager
 def threads_for(size: int) -> Iterator[None]:
-    """Keeps BLAS to one thread while matrices are small, for one caller at a time.
+    """Limits BLAS to one thread if matrices are small, for one caller at a time.
 
-    OpenBLAS' threads go on turning for some 20 ms after each call, on the cores that
-    TensorFlow's want. The limit is the process's: of callers that overlap, the last to
-    leave would take the first one's limit for what there was before.
+    OpenBLAS threads spin for about 20 ms after each call and compete with TensorFlow's.
+    The limit is one of the process. If calls overlapped, the last one to leave would
+    restore the limit of the first one; so they take turns.
 
     Args:
-      size: Rows of the matrices.
+      size: Number of rows of the matrices.
     """
     if size >= SERIAL_SIZE:
         yield

@@ -1,4 +1,4 @@
-"""The GradientTape hook: what layers are given and compute in one forward pass."""
+"""GradientTape that records the inputs and outputs of layers in one forward pass."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Self
@@ -11,11 +11,11 @@ class Call(NamedTuple):
     """One call of a layer.
 
     Attributes:
-      inputs: What the layer was given, `[N, ...]`.
-      outputs: What it computed before its activation function, `[N, ...]`; of a layer
-        that has none, what it returned.
-      training: Whether it was called to train.
-      mask: Which of the inputs count, as Keras gives it to layers that want to know.
+      inputs: Inputs of the layer, `[N, ...]`.
+      outputs: Pre-activations, the inputs of its activation function, `[N, ...]`; the
+        outputs of a layer that has no activation function.
+      training: Whether the layer was called with `training=True`.
+      mask: Mask of the inputs, which Keras passes to layers that take one.
     """
 
     inputs: tf.Tensor
@@ -25,22 +25,23 @@ class Call(NamedTuple):
 
 
 class CurvatureTape(tf.GradientTape):
-    """A GradientTape that remembers each layer's inputs and pre-activations.
+    """GradientTape that records each layer's inputs and pre-activations.
 
     Inside the `with` block, call the model once and compute a log-likelihood from its
-    outputs; then `KFAC.update_curvature` takes gradients of that with respect to the
-    pre-activations. A model may call a layer several times. The hook sits on the layers
-    only while the block is open. The gradients of the loss want a tape of their own,
-    which may be open at the same time. `KFAC.curvature_tape()` makes one:
+    outputs. `KFAC.update_curvature` then takes the log-likelihood's gradients with
+    respect to the pre-activations. A model may call a layer several times. The layers
+    are hooked only while the block is open. The gradients of the loss need another
+    tape, which may be open at the same time. `KFAC.curvature_tape()` makes a
+    `CurvatureTape`:
 
         with optimizer.curvature_tape() as tape:
             log_likelihood = ...  # [N], of targets sampled from the model
         optimizer.update_curvature(tape, log_likelihood)
 
     Args:
-      layers: Built layers that return one tensor. One with an `activation` attribute
-        must apply that last, as Dense and Conv2D do.
-      variables: Weights whose own gradients are wanted.
+      layers: Built layers that return one tensor. A layer with an `activation`
+        attribute must apply it last, as Dense and Conv2D do.
+      variables: Weights whose own gradients are needed.
     """
 
     def __init__(
@@ -52,7 +53,7 @@ class CurvatureTape(tf.GradientTape):
         self._layers = list(layers)
         self._variables = list(variables)
         self._calls: dict[int, list[Call]] = {}
-        # Of the calls under way: what `activation` was given.
+        # Inputs of `activation`, by layer, in calls that have not returned yet.
         self._pre_activations: dict[int, tf.Tensor] = {}
         self._unhooked: list[tuple[keras.layers.Layer, dict[str, Any]]] = []
 
@@ -81,10 +82,10 @@ class CurvatureTape(tf.GradientTape):
         super().__exit__(*exception)
 
     def calls(self, layer: keras.layers.Layer) -> list[Call]:
-        """What was recorded of a layer, in the order of its calls.
+        """Returns the recorded calls of a layer, in order.
 
         Args:
-          layer: One of those that the tape was given.
+          layer: One of the tape's layers.
 
         Raises:
           ValueError: The layer was not called inside the block.

@@ -7,16 +7,17 @@ import tensorflow as tf
 
 
 @keras.saving.register_keras_serializable(package="acktr_tf")
-class Bias(keras.layers.Layer):
-    """Free parameters as a layer: the same outputs whatever the inputs.
+class FreeParameters(keras.layers.Layer):
+    """Free parameters as a layer: its outputs do not depend on its inputs.
 
     It is a dense layer with a bias and no inputs, so that its block of the Fisher
-    matrix is exact; a Gaussian's standard deviation that ignores the state is one.
+    matrix is exact. One use is a Gaussian's log standard deviation that ignores the
+    state.
 
     Args:
-      units: Outputs.
-      bias_initializer: Of the outputs.
-      **kwargs: Of `keras.layers.Layer`.
+      units: Number of outputs.
+      bias_initializer: Initializer of the outputs.
+      **kwargs: Arguments of `keras.layers.Layer`.
     """
 
     def __init__(
@@ -32,14 +33,14 @@ class Bias(keras.layers.Layer):
         """Makes the parameters `[units]`.
 
         Args:
-          input_shape: Of any kind, for the parameters do not depend on it.
+          input_shape: Any shape, since the parameters do not depend on it.
         """
         self.bias = self.add_weight(
             shape=(self.units,), initializer=self.bias_initializer, name="bias"
         )
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
-        """The parameters `[N, units]`, once for each of the inputs.
+        """Returns the parameters `[N, units]`, once per row of the inputs.
 
         Args:
           inputs: `[N, ...]`; only N matters.
@@ -49,7 +50,7 @@ class Bias(keras.layers.Layer):
         return self.activation(tf.broadcast_to(value, [rows, self.units]))
 
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, int]:
-        """`(N, units)`.
+        """Returns `(N, units)`.
 
         Args:
           input_shape: `(N, ...)`; N may be None.
@@ -57,7 +58,7 @@ class Bias(keras.layers.Layer):
         return (input_shape[0], self.units)
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments of the constructor."""
+        """Returns the arguments of the constructor."""
         return {
             **super().get_config(),
             "units": self.units,

@@ -1,10 +1,10 @@
-"""What distribution over targets a Keras loss stands for.
+"""Distributions over targets behind Keras' losses.
 
-K-FAC wants the Fisher matrix of the model's own predictions. A loss that is a negative
-log-likelihood says what these are: the outputs of a model trained by squared error are
-means of Gaussians, those trained by cross-entropy are probabilities. The curvature of
-the *mean* over an example's positions is wanted, as that is what Keras' losses take; so
-a log-likelihood of K terms is scaled by 1/√K, and its Fisher matrix by 1/K.
+K-FAC needs the Fisher matrix of the model's own predictions. A loss that is a negative
+log-likelihood defines them: the outputs of a model trained by squared error are means
+of Gaussians, and the outputs of a model trained by cross-entropy are probabilities.
+Keras' losses are *means* over an example's positions; so a log-likelihood of K terms is
+scaled by 1/√K, and its Fisher matrix by 1/K.
 """
 
 import abc
@@ -26,13 +26,14 @@ class Likelihood(abc.ABC):
     """
 
     def sampled_log_likelihood(self, outputs: tf.Tensor, key: tf.Tensor) -> tf.Tensor:
-        """Log-likelihoods of targets sampled from the model.
+        """Returns log-likelihoods of targets sampled from the model.
 
-        Their gradients' second moment is the Fisher matrix; their value is no matter.
+        The second moment of their gradients is the Fisher matrix. Their values are not
+        used.
 
         Args:
           outputs: `[N, ...]`.
-          key: `[2]`, decides the samples.
+          key: `[2]`, random.
 
         Returns:
           `[N]`.
@@ -42,13 +43,13 @@ class Likelihood(abc.ABC):
     def fisher_product(
         self, outputs: tf.Tensor, left: tf.Tensor, right: tf.Tensor, key: tf.Tensor
     ) -> tf.Tensor:
-        """uᵀF v of the Fisher matrix of the outputs themselves.
+        """Returns uᵀF v with the Fisher matrix F of the outputs themselves.
 
         Args:
           outputs: `[N, ...]`.
-          left: u, as the outputs.
-          right: v, as the outputs.
-          key: `[2]`, decides what is sampled, if anything is.
+          left: u, of the outputs' shape.
+          right: v, of the outputs' shape.
+          key: `[2]`, random; used by distributions that must be sampled.
 
         Returns:
           `[N]`.
@@ -65,7 +66,7 @@ class Likelihood(abc.ABC):
 
 
 class Gaussian(Likelihood):
-    """Mean squared error: the outputs are means.
+    """Likelihood of mean squared error: the outputs are means.
 
     The mean over K elements of (y − ŷ)² is, but for a constant, minus the
     log-likelihood of a variance of K/2.
@@ -80,15 +81,15 @@ class Gaussian(Likelihood):
     def _product(
         self, outputs: tf.Tensor, left: tf.Tensor, right: tf.Tensor, key: tf.Tensor
     ) -> tf.Tensor:
-        """2 uᵀv / K."""
+        """Returns 2 uᵀv / K."""
         return 2.0 / _terms(outputs) * _sum(left * right)
 
 
 class Bernoulli(Likelihood):
-    """Binary cross-entropy: each output is the probability of a one, or its logit.
+    """Likelihood of binary cross-entropy: outputs are probabilities of ones, or logits.
 
     Args:
-      from_logits: Which of the two.
+      from_logits: Whether the outputs are logits.
     """
 
     def __init__(self, from_logits: bool) -> None:
@@ -110,7 +111,7 @@ class Bernoulli(Likelihood):
     def _product(
         self, outputs: tf.Tensor, left: tf.Tensor, right: tf.Tensor, key: tf.Tensor
     ) -> tf.Tensor:
-        """Σ p(1 − p) u v / K of logits, Σ u v / (p(1 − p)) / K of probabilities."""
+        """Returns Σ p(1 − p) u v / K of logits, Σ u v / (p(1 − p)) / K otherwise."""
         if self._from_logits:
             probability = tf.sigmoid(outputs)
             weight = probability * (1.0 - probability)
@@ -121,10 +122,10 @@ class Bernoulli(Likelihood):
 
 
 class Categorical(Likelihood):
-    """Cross-entropy: outputs along the last axis are probabilities, or logits.
+    """Likelihood of cross-entropy: probabilities along the last axis, or logits.
 
     Args:
-      from_logits: Which of the two.
+      from_logits: Whether the outputs are logits.
     """
 
     def __init__(self, from_logits: bool) -> None:
@@ -150,9 +151,9 @@ class Categorical(Likelihood):
     def _product(
         self, outputs: tf.Tensor, left: tf.Tensor, right: tf.Tensor, key: tf.Tensor
     ) -> tf.Tensor:
-        """Σ_t (Σ p u v − (Σ p u)(Σ p v)) / K of logits u, v at K positions t."""
+        """Returns Σ_t (Σ p u v − (Σ p u)(Σ p v)) / K for logits at K positions t."""
         if not self._from_logits:
-            # Of log p = log(ŷ / Σŷ) the differential is u/ŷ − Σu/Σŷ.
+            # The differential of log p = log(ŷ / Σŷ) is u/ŷ − Σu/Σŷ.
             probability = _clipped(
                 outputs / tf.reduce_sum(outputs, axis=-1, keepdims=True)
             )
@@ -170,10 +171,10 @@ class Categorical(Likelihood):
 
 
 class Sampled(Likelihood):
-    """A distribution of one's own; see `NegativeLogLikelihood`.
+    """Likelihood of any distribution; see `NegativeLogLikelihood`.
 
     Args:
-      distribution: Outputs → a distribution.
+      distribution: Function of the outputs that returns a distribution.
     """
 
     def __init__(self, distribution: Callable[[tf.Tensor], Any]) -> None:
@@ -187,7 +188,7 @@ class Sampled(Likelihood):
     def _product(
         self, outputs: tf.Tensor, left: tf.Tensor, right: tf.Tensor, key: tf.Tensor
     ) -> tf.Tensor:
-        """(uᵀs)(vᵀs) with s = ∇ log p of one sampled target: right on average."""
+        """Returns (uᵀs)(vᵀs) with s = ∇ log p of one sampled target: unbiased."""
         with tf.GradientTape() as tape:
             tape.watch(outputs)
             log_likelihood = self._log_likelihood(outputs, key)
@@ -197,7 +198,7 @@ class Sampled(Likelihood):
 
 @keras.saving.register_keras_serializable(package="acktr_tf")
 class NegativeLogLikelihood(keras.losses.Loss):
-    """The loss −log p(target | outputs) of any distribution.
+    """Loss −log p(target | outputs) of any distribution.
 
         loss = NegativeLogLikelihood(lambda outputs: tfd.Poisson(log_rate=outputs))
 
@@ -206,9 +207,9 @@ class NegativeLogLikelihood(keras.losses.Loss):
         targets with `log_prob(targets)`, `[N, ...]`, and `sample(seed=[2])`, as those
         of TensorFlow Probability have. To save the model it has to be registered with
         `keras.saving.register_keras_serializable`.
-      reduction: Over the batch: "mean", or another of Keras' means.
-      name: Of the loss.
-      **kwargs: Of `keras.losses.Loss`.
+      reduction: Reduction over the batch: "mean", or another of Keras' means.
+      name: Name of the loss.
+      **kwargs: Arguments of `keras.losses.Loss`.
     """
 
     def __init__(
@@ -222,36 +223,37 @@ class NegativeLogLikelihood(keras.losses.Loss):
         self.distribution = distribution
 
     def call(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
-        """−log p of the targets, `[N]`, summed over what an example consists of.
+        """Returns −log p of the targets, `[N]`, summed over the elements of an example.
 
         Args:
-          y_true: Targets, as the distribution's samples but for a last axis of one.
+          y_true: Targets, of the shape of the distribution's samples; a last axis of
+            one may be missing or added.
           y_pred: The model's outputs `[N, ...]`.
 
         Raises:
-          ValueError: Targets are not as the distribution's samples.
+          ValueError: Targets have another shape than the distribution's samples.
         """
         distribution = self.distribution(y_pred)
         return -_sum(distribution.log_prob(_as_sample(y_true, distribution)))
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments of the constructor."""
+        """Returns the arguments of the constructor."""
         function = keras.saving.serialize_keras_object(self.distribution)
         return {**super().get_config(), "distribution": function}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "NegativeLogLikelihood":
-        """The loss of a configuration that `get_config` made.
+        """Makes a loss from what `get_config` returned.
 
         Args:
-          config: The arguments of the constructor.
+          config: Arguments of the constructor.
         """
         function = keras.saving.deserialize_keras_object(config["distribution"])
         return cls(**{**config, "distribution": function})
 
 
 def _as_sample(target: tf.Tensor, distribution: Any) -> tf.Tensor:
-    """The target, with or without a last axis of one as the distribution wants it.
+    """Returns the target with the last axis of one that the distribution has or lacks.
 
     Otherwise targets `[N]` of a distribution `[N, 1]` would be broadcast to `[N, N]`.
     """
@@ -292,7 +294,7 @@ _CLASSES: dict[type[keras.losses.Loss], Callable[[bool], Likelihood]] = {
 
 
 def likelihood_of(loss: Any) -> Likelihood:
-    """The likelihood behind a loss.
+    """Returns the likelihood behind a loss.
 
     Args:
       loss: A Keras loss or its name: mean squared error, or binary, categorical or
@@ -303,7 +305,7 @@ def likelihood_of(loss: Any) -> Likelihood:
       stands for.
 
     Raises:
-      ValueError: It is another one, or no mean over the batch.
+      ValueError: The loss is another one, or not a mean over the batch.
     """
     found = _instance(loss)
     reduction = getattr(found, "reduction", MEANS[0])
@@ -341,18 +343,18 @@ def likelihood_of(loss: Any) -> Likelihood:
 
 
 def _instance(loss: Any) -> Any:
-    """The loss of a name, class or function."""
+    """Returns the loss that a name, class or function stands for."""
     found = keras.losses.get(loss)
     # As `compile` does; the functions themselves are stricter about shapes.
     return _FUNCTIONS[found]() if found in _FUNCTIONS else found
 
 
 class _Part(NamedTuple):
-    """What one output of a model is trained by.
+    """Loss of one output of a model.
 
     Attributes:
-      loss: Of Keras.
-      likelihood: Behind it.
+      loss: Keras loss.
+      likelihood: Likelihood behind it.
       weight: w_k.
     """
 
@@ -362,20 +364,21 @@ class _Part(NamedTuple):
 
 
 class Likelihoods:
-    """The likelihoods of all outputs of a model, each with its weight.
+    """Likelihoods of all outputs of a model, each with its weight.
 
-    The curvature of Σ w_k loss_k is Σ w_k F_k: with targets sampled independently that
-    of Σ √w_k log p_k.
+    The curvature of Σ w_k loss_k is Σ w_k F_k. If targets are sampled independently,
+    this is the Fisher matrix of Σ √w_k log p_k.
 
     Args:
-      losses: A list or dictionary of losses, as the model's outputs, None for outputs
-        without; or one loss for every output.
-      weights: Of the losses, as those; None for 1 each.
-      output_names: Of the model's outputs in their order, `model.output_names`: needed
+      losses: List or dictionary of losses, nested as the model's outputs, None for
+        outputs without a loss; or one loss for every output.
+      weights: Weights of the losses, nested likewise; None for 1 each.
+      output_names: Names of the model's outputs in order, `model.output_names`: needed
         if losses are a dictionary and outputs are a list.
 
     Raises:
-      ValueError: See `likelihood_of`; or there is no loss, or weights do not fit them.
+      ValueError: A loss is not supported, see `likelihood_of`; there is no loss; or
+        weights do not fit the losses.
     """
 
     def __init__(
@@ -413,13 +416,13 @@ class Likelihoods:
     def sampled_log_likelihood(
         self, outputs: Any, key: tf.Tensor, sample_weight: Any = None
     ) -> tf.Tensor:
-        """Log-likelihoods `[N]` of sampled targets; see `Likelihood`.
+        """Returns log-likelihoods `[N]` of sampled targets; see `Likelihood`.
 
         Args:
-          outputs: Of the model.
-          key: `[2]`, decides the samples.
-          sample_weight: `[N]` or `[N, 1]`, of the examples in the loss, not negative;
-            or a list or dictionary of such, as the outputs.
+          outputs: Outputs of the model.
+          key: `[2]`, random.
+          sample_weight: Weights of the examples in the loss, `[N]` or `[N, 1]`, not
+            negative; or a list or dictionary of weights, nested as the outputs.
 
         Raises:
           ValueError: The outputs are not as the losses, or weights not as examples.
@@ -439,11 +442,11 @@ class Likelihoods:
     def log_likelihood(
         self, targets: Any, outputs: Any, sample_weight: Any = None
     ) -> tf.Tensor:
-        """Minus the losses `[N]` of the examples: for the empirical Fisher matrix.
+        """Returns minus the losses `[N]`, for the empirical Fisher matrix.
 
         Args:
-          targets: Of the data, as the outputs.
-          outputs: Of the model.
+          targets: Targets of the data, nested as the outputs.
+          outputs: Outputs of the model.
           sample_weight: See `sampled_log_likelihood`.
 
         Raises:
@@ -461,19 +464,22 @@ class Likelihoods:
             terms.append(scale * tf.cast(losses, tf.float32))
         return tf.add_n(terms)
 
-    def fisher_gram(
+    def fisher_inner_products(
         self,
         outputs: Any,
         tangents: Sequence[Any],
         key: tf.Tensor,
         sample_weight: Any = None,
     ) -> tf.Tensor:
-        """The inner products of directions in the Fisher metric, mean over examples.
+        """Returns inner products of directions in the Fisher metric of the batch.
+
+        They are means over the examples.
 
         Args:
-          outputs: Of the model.
-          tangents: What each of D directions does to the outputs, as those.
-          key: `[2]`, decides what is sampled.
+          outputs: Outputs of the model.
+          tangents: Change of the outputs along each of D directions, nested as the
+            outputs.
+          key: `[2]`, random.
           sample_weight: See `sampled_log_likelihood`.
 
         Returns:
@@ -500,7 +506,7 @@ class Likelihoods:
 
     # By name or number --------------------------------------------------------------
     def _named(self, values: Any) -> dict[Any, Any]:
-        """The parts of a value, a list or a dictionary."""
+        """Returns the parts of a value, a list or a dictionary, by name or number."""
         if isinstance(values, Mapping):
             return dict(values)
         parts = values if isinstance(values, list | tuple) else [values]
@@ -511,7 +517,7 @@ class Likelihoods:
     def _matched(
         self, outputs: Any
     ) -> tuple[dict[Any, _Part], Mapping[Any, tf.Tensor]]:
-        """What has a loss, and the outputs of each."""
+        """Returns the parts that have a loss, and the output of each."""
         parts = self._parts
         if self._one_for_all:
             [part] = parts.values()
@@ -529,7 +535,7 @@ class Likelihoods:
     def _of(
         self, parts: Mapping[Any, _Part], values: Any, what: str
     ) -> Mapping[Any, Any]:
-        """The values of each part; what is no list or dictionary is the only one's."""
+        """Returns the value of each part; if not nested, of the only part."""
         if len(parts) == 1 and not keras.tree.is_nested(values):
             return dict.fromkeys(parts, values)
         named = self._named(values)
@@ -546,7 +552,7 @@ class Likelihoods:
         outputs: Mapping[Any, tf.Tensor],
         sample_weight: Any,
     ) -> dict[Any, tf.Tensor]:
-        """Weights of the examples for each part: `[N]`, or scalar if all are alike."""
+        """Returns the examples' weights for each part, `[N]`; a scalar if all are 1."""
         given: Mapping[Any, Any] = dict.fromkeys(parts, sample_weight)
         if keras.tree.is_nested(sample_weight):
             given = self._of(parts, sample_weight, "sample weights")
@@ -576,8 +582,8 @@ def _example_weights(
 
 
 def _losses(loss: keras.losses.Loss, target: Any, outputs: tf.Tensor) -> tf.Tensor:
-    """`[N]`, the mean over each example's positions."""
-    # What `Loss.__call__` does before it takes the mean over the batch.
+    """Returns the losses `[N]`, means over each example's positions."""
+    # As `Loss.__call__`, before it takes the mean over the batch.
     outputs = keras.ops.convert_to_tensor(outputs, dtype=loss.dtype)
     target = keras.ops.convert_to_tensor(target, dtype=loss.dtype)
     if outputs.shape.rank == 1 and not isinstance(loss, NegativeLogLikelihood):
@@ -588,9 +594,10 @@ def _losses(loss: keras.losses.Loss, target: Any, outputs: tf.Tensor) -> tf.Tens
 
 
 def _single(values: tf.Tensor) -> tf.Tensor:
-    """In single precision, if in half.
+    """Returns values of half precision in single precision, and others as they are.
 
-    Half has too few uniform numbers to sample from, and none between 1 − ε and 1.
+    Half precision has too few uniform numbers to sample from, and none between 1 − ε
+    and 1.
     """
     values = tf.convert_to_tensor(values)
     return tf.cast(values, tf.float32) if values.dtype.size < 4 else values
@@ -602,11 +609,11 @@ def _clipped(probability: tf.Tensor) -> tf.Tensor:
 
 
 def _sum(terms: tf.Tensor) -> tf.Tensor:
-    """Over all axes but the first."""
+    """Returns the sum over all axes but the first."""
     return tf.reduce_sum(terms, axis=range(1, terms.shape.rank))
 
 
 def _terms(values: tf.Tensor) -> tf.Tensor:
-    """K, how many numbers an example has, scalar."""
+    """Returns K, the number of elements of an example, scalar."""
     size = tf.cast(tf.reduce_prod(tf.shape(values)[1:]), values.dtype)
     return tf.maximum(size, 1.0)

@@ -1,9 +1,9 @@
-"""Damped inverses of Kronecker factors, and what happens when one fails.
+"""Damped inverses and eigenbases of symmetric matrices, which may fail but not raise.
 
-All of it runs on the host, in NumPy and LAPACK, whose routines report failure where
+All functions run on the host, in NumPy and LAPACK, whose routines report failure where
 TensorFlow's raise, and may be called from any thread. Nothing here raises into a run: a
-factorization that fails is tried again with more damping, and one that cannot succeed
-reports that, so that the last inverse is left alone.
+factorization that fails is tried again with more damping. One that cannot succeed
+reports that, and the caller keeps the last inverse.
 """
 
 import math
@@ -19,6 +19,7 @@ DAMPING_RAISE = 10.0
 MAX_RAISES = 8
 
 Array = npt.NDArray[Any]
+"""A NumPy array of floating-point numbers."""
 
 
 class Inverse(NamedTuple):
@@ -26,8 +27,8 @@ class Inverse(NamedTuple):
 
     Attributes:
       matrix: (M + shift I)⁻¹, of M's shape; zeros if it failed.
-      succeeded: Whether it did.
-      failures: Factorizations that failed on the way.
+      succeeded: Whether the inversion succeeded.
+      failures: Number of factorizations that failed on the way.
     """
 
     matrix: Array
@@ -39,10 +40,10 @@ class Eigenbasis(NamedTuple):
     """Outcome of an eigendecomposition.
 
     Attributes:
-      values: `[n]`, eigenvalues, those below zero by rounding as zero.
+      values: `[n]`, eigenvalues; zero in place of those that rounding made negative.
       vectors: `[n, n]`, eigenvectors in columns, or zeros if it failed.
-      succeeded: Whether it did.
-      failures: Decompositions that failed on the way.
+      succeeded: Whether the decomposition succeeded.
+      failures: Number of decompositions that failed on the way.
     """
 
     values: Array
@@ -52,7 +53,7 @@ class Eigenbasis(NamedTuple):
 
 
 def pi_correction(mean_a: float, mean_g: float) -> float:
-    """How damping is split between two factors.
+    """Returns π, which splits the damping between two factors.
 
         π = sqrt((tr A / dim A) / (tr G / dim G))
 
@@ -64,7 +65,7 @@ def pi_correction(mean_a: float, mean_g: float) -> float:
       mean_g: tr G / dim G.
 
     Returns:
-      π; 1 where a trace is zero or not finite, so that no damping is lost.
+      π; 1 if a trace is zero or not finite, so that no damping is lost.
     """
     # In float64: the ratio of two float32 may be neither.
     a, g = float(mean_a), float(mean_g)
@@ -74,7 +75,7 @@ def pi_correction(mean_a: float, mean_g: float) -> float:
 
 
 def damped_inverse(matrix: Array, shift: float) -> Inverse:
-    """(M + shift I)⁻¹ by Cholesky factorization.
+    """Returns (M + shift I)⁻¹ by Cholesky factorization.
 
     If the shifted matrix is not positive definite in floating point, the shift is
     raised tenfold, up to eight times.
@@ -110,7 +111,7 @@ def _damped_inverse(matrix: Array, shift: float) -> Inverse:
 
 
 def eigenbasis(matrix: Array) -> Eigenbasis:
-    """M = Q diag(e) Qᵀ by LAPACK's divide and conquer.
+    """Decomposes M = Q diag(e) Qᵀ by LAPACK's divide and conquer.
 
     A decomposition that fails is tried again by the slower QR iteration.
 
@@ -126,7 +127,7 @@ def _eigenbasis(matrix: Array) -> Eigenbasis:
     if np.isfinite(matrix).all():
         for routine in ("syevd", "syev"):
             (decompose,) = lapack.get_lapack_funcs((routine,), (matrix,))
-            # Its transpose is the matrix, as a Fortran array that LAPACK may overwrite.
+            # The transpose, the same matrix, is a Fortran array that LAPACK overwrites.
             values, vectors, info = decompose(
                 matrix.T.copy(order="F"), lower=1, overwrite_a=1
             )

@@ -1,4 +1,4 @@
-"""Lookahead: slow weights that follow another optimizer's, a part of the way."""
+"""Lookahead: slow weights that follow the weights of another optimizer."""
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
@@ -10,10 +10,10 @@ import tensorflow as tf
 
 @keras.saving.register_keras_serializable(package="acktr_tf")
 class Lookahead(keras.optimizers.Optimizer):
-    """Every few steps of an optimizer, goes back a part of the way (Zhang et al. 2019).
+    """Goes back a part of the way every few steps (Zhang et al. 2019).
 
     The inner optimizer A moves the fast weights θ, which are the model's. Every k steps
-    the slow weights φ go a part of the way to them, and the fast ones back to the slow:
+    the slow weights φ go a part of the way to them, and the fast weights are set to φ:
 
         θ ← A(θ),   k times
         φ ← φ + α (θ − φ)
@@ -25,8 +25,8 @@ class Lookahead(keras.optimizers.Optimizer):
         model.compile(kfac.Lookahead(kfac.KFAC(learning_rate=0.25)), loss=...)
 
     The inner optimizer's state (momentum, moments, factors) is kept at a
-    synchronization. The paper's other choices for it, to interpolate it like the
-    weights or to reset it, ask what each of its variables means.
+    synchronization. The paper's alternatives, to interpolate it like the weights or to
+    reset it, would have to know the meaning of each variable.
 
     The slow weights start as the weights are when the optimizer is built, or at its
     first step if they were set or loaded in between. They are saved with the model, and
@@ -34,8 +34,8 @@ class Lookahead(keras.optimizers.Optimizer):
     drawn back to the slow ones: compile the model anew to start from them.
 
     The paper evaluates the slow weights. The model has them right after a
-    synchronization; nothing is done about it at the end of `fit`, so that two calls of
-    `fit` are as one.
+    synchronization. The end of `fit` does not synchronize, so that two calls of `fit`
+    are as one.
 
     Clipping, weight decay, moving averages (of fast weights), scales of the loss and
     accumulation of gradients are the inner optimizer's; k then counts its updates of
@@ -43,7 +43,7 @@ class Lookahead(keras.optimizers.Optimizer):
     stay as they are, and the fast ones go back to them.
 
     Args:
-      inner_optimizer: A, a Keras optimizer of any kind.
+      inner_optimizer: A, any Keras optimizer.
       sync_period: k, steps from one synchronization to the next.
       slow_step_size: α, in (0, 1]. 1 is the inner optimizer alone.
       name: Name of the optimizer.
@@ -91,7 +91,7 @@ class Lookahead(keras.optimizers.Optimizer):
         """Makes the slow weights, and the variables of the inner optimizer.
 
         Args:
-          variables: The model's trainable ones.
+          variables: Trainable variables of the model.
         """
         if self.built:
             return
@@ -109,12 +109,12 @@ class Lookahead(keras.optimizers.Optimizer):
 
     @property
     def slow_weights(self) -> list[keras.Variable]:
-        """φ, in the order of the weights that the optimizer was built with."""
+        """φ, the slow weights, in the order of the variables of `build`."""
         return list(self._slow_weights)
 
     @property
     def _fast_weights(self) -> list[keras.Variable]:
-        """All but the statistics of float8 training, which no optimizer moves."""
+        """Weights, without statistics of float8 training, which no optimizer moves."""
         return [
             variable
             for variable in self._trainable_variables
@@ -127,12 +127,12 @@ class Lookahead(keras.optimizers.Optimizer):
         grads: Sequence[tf.Tensor],
         trainable_variables: Sequence[keras.Variable] | None = None,
     ) -> None:
-        """A step of the inner optimizer, and a synchronization if it is due.
+        """Takes a step of the inner optimizer, and synchronizes if that is due.
 
         Args:
-          grads: Of the loss.
-          trainable_variables: What they are with respect to. None: what the optimizer
-            was built with.
+          grads: Gradients of the loss.
+          trainable_variables: Variables that they are with respect to. None for those
+            of `build`.
 
         Raises:
           ValueError: There are not as many gradients as variables.
@@ -160,7 +160,7 @@ class Lookahead(keras.optimizers.Optimizer):
         )
 
     def _start_if_first(self, strategy: tf.distribute.Strategy) -> None:
-        """Takes the weights again: `build` may not have had those of this step."""
+        """Copies the weights at the first step; they may have changed since `build`."""
 
         def start() -> None:
             for slow, fast in self._pairs():
@@ -182,7 +182,7 @@ class Lookahead(keras.optimizers.Optimizer):
             _assign(strategy, fast, value)
 
     def _moved(self, slow: keras.Variable, fast: keras.Variable) -> tf.Tensor:
-        """φ + α (θ − φ)."""
+        """Returns φ + α (θ − φ)."""
         if self.slow_step_size == 1.0:
             return _read(fast)  # Without the formula's rounding.
         start = _read(slow)
@@ -193,10 +193,10 @@ class Lookahead(keras.optimizers.Optimizer):
     def _pairs(self) -> Iterator[tuple[keras.Variable, keras.Variable]]:
         return zip(self._slow_weights, self._fast_weights, strict=True)
 
-    # What is the inner optimizer's ------------------------------------------------
+    # Attributes of the inner optimizer --------------------------------------------
     @property
     def learning_rate(self) -> Any:
-        """The inner optimizer's."""
+        """Learning rate of the inner optimizer."""
         return self.inner_optimizer.learning_rate
 
     @learning_rate.setter
@@ -205,7 +205,7 @@ class Lookahead(keras.optimizers.Optimizer):
 
     @property
     def iterations(self) -> Any:
-        """Steps of the inner optimizer."""
+        """Number of steps of the inner optimizer."""
         inner = self.inner_optimizer
         # Of the one that makes them: Keras 3.8's `LossScaleOptimizer` does not count.
         while hasattr(inner, "inner_optimizer"):
@@ -214,7 +214,7 @@ class Lookahead(keras.optimizers.Optimizer):
 
     @property
     def loss_scale_factor(self) -> float | None:
-        """The inner optimizer's; a `LossScaleOptimizer` around this one sets it."""
+        """Loss scale of the inner optimizer; a `LossScaleOptimizer` outside sets it."""
         return self.inner_optimizer.loss_scale_factor
 
     @loss_scale_factor.setter
@@ -224,7 +224,7 @@ class Lookahead(keras.optimizers.Optimizer):
             self.inner_optimizer.loss_scale_factor = factor
 
     def scale_loss(self, loss: tf.Tensor) -> tf.Tensor:
-        """The loss, scaled as the inner optimizer's gradients should be.
+        """Returns the loss, scaled for the inner optimizer.
 
         Args:
           loss: Scalar.
@@ -232,34 +232,34 @@ class Lookahead(keras.optimizers.Optimizer):
         return self.inner_optimizer.scale_loss(loss)
 
     def finalize_variable_values(self, var_list: Sequence[keras.Variable]) -> None:
-        """What the inner optimizer does at the end of `fit`.
+        """Finalizes the inner optimizer's weights at the end of `fit`.
 
         Args:
-          var_list: The model's trainable variables.
+          var_list: Trainable variables of the model.
         """
         self.inner_optimizer.finalize_variable_values(var_list)
 
     # Saving ---------------------------------------------------------------------
     @property
     def variables(self) -> list[keras.Variable]:
-        """Its own and the inner optimizer's."""
+        """Variables of this optimizer, then those of the inner optimizer."""
         return [*self._variables, *self.inner_optimizer.variables]
 
     def set_weights(self, weights: Sequence[Any]) -> None:
         """Sets all `variables`.
 
         Args:
-          weights: Their values, in the same order.
+          weights: Values of `variables`, in the same order.
         """
         own = len(self._variables)
         super().set_weights(weights[:own])
         self.inner_optimizer.set_weights(weights[own:])
 
     def save_own_variables(self, store: MutableMapping[str, Any]) -> None:
-        """Saves the variables but for the inner optimizer's, which Keras saves itself.
+        """Saves the variables except the inner optimizer's, which Keras saves itself.
 
         Args:
-          store: Where to: number → value.
+          store: Mapping to write to, number → value.
         """
         for index, variable in enumerate(self._variables):
             store[str(index)] = variable.numpy()
@@ -267,11 +267,11 @@ class Lookahead(keras.optimizers.Optimizer):
     def load_own_variables(self, store: Mapping[str, Any]) -> None:
         """Loads what `save_own_variables` saved.
 
-        With a warning, the slow weights start anew if what was saved is of another
-        number of variables.
+        If another number of variables was saved, the slow weights start anew, with a
+        warning.
 
         Args:
-          store: Where from: number → value.
+          store: Mapping to read from, number → value.
         """
         if len(store.keys()) != len(self._variables):
             # Of an optimizer that was never built, for instance.
@@ -285,7 +285,7 @@ class Lookahead(keras.optimizers.Optimizer):
             variable.assign(store[str(index)])
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments of the constructor."""
+        """Returns the arguments of the constructor."""
         return {
             "inner_optimizer": keras.saving.serialize_keras_object(
                 self.inner_optimizer
@@ -299,7 +299,7 @@ class Lookahead(keras.optimizers.Optimizer):
     def from_config(
         cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None
     ) -> "Lookahead":
-        """The optimizer of a configuration that `get_config` made.
+        """Makes an optimizer from what `get_config` returned.
 
         Args:
           config: The arguments of the constructor, the inner optimizer serialized.
@@ -312,7 +312,7 @@ class Lookahead(keras.optimizers.Optimizer):
 
 
 def _value_of(variable: keras.Variable) -> Callable[..., tf.Tensor]:
-    """An initializer that gives the present value of a variable."""
+    """Returns an initializer that copies the present value of a variable."""
     return lambda shape, dtype: tf.cast(_read(variable), dtype)
 
 
@@ -332,5 +332,5 @@ def _read(variable: keras.Variable | tf.Tensor) -> tf.Tensor:
 
 
 def _native(variable: keras.Variable | tf.Tensor) -> tf.Variable | tf.Tensor:
-    """TensorFlow's variable, which optimizers of Keras also take as it is."""
+    """Returns TensorFlow's variable, which Keras' optimizers also accept."""
     return variable.value if isinstance(variable, keras.Variable) else variable

@@ -1,41 +1,41 @@
-"""How much memory K-FAC takes for a model, before it takes it."""
+"""Memory that K-FAC's state takes for a model, estimated before it is allocated."""
 
 import math
 from typing import Any, NamedTuple
 
 import keras
 
-from acktr_tf.kfac.blocks import Options, paths
-from acktr_tf.kfac.kinds import make_blocks
+from acktr_tf.kfac.blocks.block import block_names
+from acktr_tf.kfac.blocks.registry import make_blocks
+from acktr_tf.kfac.settings import KFACSettings
 
-FLOAT32 = 4
-"""Bytes of a number."""
+FLOAT32_BYTES = 4
 
 
-class _Promise(NamedTuple):
-    """Of a variable nothing but the shape."""
+class _ShapeOnly(NamedTuple):
+    """Stands in for a variable; has only a shape."""
 
     shape: tuple[int, ...]
 
 
-def memory(model: keras.layers.Layer, options: Options) -> dict[str, int]:
-    """Bytes of the optimizer's state for a model; see `KFAC.memory`.
+def memory(model: keras.layers.Layer, settings: KFACSettings) -> dict[str, int]:
+    """Returns the bytes of the optimizer's state for a model; see `KFAC.memory`.
 
     Args:
       model: A built model.
-      options: Those of the optimizer.
+      settings: Settings of the optimizer.
     """
 
-    def promise(shape: tuple[int, ...], **_: Any) -> Any:
-        return _Promise(tuple(shape))
+    def shape_only(shape: tuple[int, ...], **_: Any) -> Any:
+        return _ShapeOnly(tuple(shape))
 
-    blocks = make_blocks(model, promise, options)
+    blocks = make_blocks(model, shape_only, settings)
     found = {}
-    for path, block in zip(paths(blocks), blocks, strict=True):
+    for name, block in zip(block_names(blocks), blocks, strict=True):
         shapes = [tuple(array.shape) for array in block.state]
-        if options.thread:
+        if settings.inverse_thread:
             shapes += block.factor_shapes
-        found[path] = _bytes(shapes)
+        found[name] = _bytes(shapes)
     weights = [tuple(v.shape) for block in blocks for v in block.variables]
     found["velocity"] = _bytes(weights)
     found["total"] = sum(found.values())
@@ -43,4 +43,4 @@ def memory(model: keras.layers.Layer, options: Options) -> dict[str, int]:
 
 
 def _bytes(shapes: list[tuple[int, ...]]) -> int:
-    return FLOAT32 * sum(math.prod(shape) for shape in shapes)
+    return FLOAT32_BYTES * sum(math.prod(shape) for shape in shapes)

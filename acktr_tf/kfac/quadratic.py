@@ -2,24 +2,24 @@
 
 import tensorflow as tf
 
-DEPENDENT = 1e-6
-"""Of the determinant, relative to that of orthogonal directions."""
+COLLINEARITY_TOLERANCE = 1e-6
+"""Smallest determinant, relative to that of orthogonal directions, that is inverted."""
 
 
 def quadratic_step(curvature: tf.Tensor, slope: tf.Tensor) -> tf.Tensor:
-    """The minimum of ½ wᵀKw − bᵀw over the weights of two directions. Equation (19).
+    """Returns the minimum of ½ wᵀKw − bᵀw over the weights w of two directions.
 
-    Martens & Grosse 2015, section 7. If the second direction is zero, as the step
-    before the first is, or one that the first has, it gets no weight.
+    Equation (19); Martens & Grosse 2015, section 7. The second direction gets no weight
+    if it is zero, as before the first step, or collinear with the first.
 
     Args:
-      curvature: K `[2, 2]`, the directions' products in the damped metric.
-      slope: b `[2]`, their products with the gradient.
+      curvature: K `[2, 2]`, inner products of the directions in the damped metric.
+      slope: b `[2]`, their inner products with the gradient.
 
     Returns:
-      w `[2]`; zeros where the first direction has no curvature.
+      w `[2]`; zeros if the first direction has no curvature.
     """
-    # Of directions of length one: products of two small lengths would underflow.
+    # For directions of length one: products of two small lengths would underflow.
     lengths = tf.sqrt(tf.maximum(tf.linalg.diag_part(curvature), 0.0))
     divide = tf.math.divide_no_nan
     first, second = tf.unstack(divide(slope, lengths))
@@ -27,5 +27,6 @@ def quadratic_step(curvature: tf.Tensor, slope: tf.Tensor) -> tf.Tensor:
     determinant = 1.0 - cosine * cosine
     both = tf.stack([first - cosine * second, second - cosine * first]) / determinant
     alone = tf.stack([first, tf.zeros_like(first)])
-    independent = (determinant > DEPENDENT) & tf.reduce_all(lengths > 0.0)
+    independent = determinant > COLLINEARITY_TOLERANCE
+    independent &= tf.reduce_all(lengths > 0.0)
     return divide(tf.where(independent, both, alone), lengths)

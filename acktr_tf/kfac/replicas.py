@@ -1,4 +1,4 @@
-"""What replicas of a `tf.distribute` strategy do together."""
+"""Means over the replicas of a `tf.distribute` strategy."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import tensorflow as tf
 
 
 def mean_over_replicas(values: Any) -> Any:
-    """The means over all replicas, in each of them; alone, the values themselves.
+    """Returns the means over all replicas; with one replica, the values themselves.
 
     Args:
       values: A tensor or a nest of tensors, in the context of a replica.

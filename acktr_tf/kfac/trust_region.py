@@ -1,14 +1,17 @@
-"""How far a natural gradient step may go. A radius is a KL divergence, in nats."""
+"""Trust region of natural gradient steps. A radius is a KL divergence, in nats."""
 
 import tensorflow as tf
 
-ADAPTATION = 1.2  # w, about a tenth on the length of a step.
+RADIUS_CHANGE = 1.2
+"""w, which changes the length of a step by about a tenth."""
+MIN_FACTOR, MAX_FACTOR = 1e-4, 1e4
+"""Bounds of the factor on the radius."""
 
 
 def step_size(
     learning_rate: tf.Tensor, kl_radius: float | tf.Tensor, squared_norm: tf.Tensor
 ) -> tf.Tensor:
-    """The step size that keeps the predicted KL of a step within a radius.
+    """Returns the step size that keeps the predicted KL of a step within a radius.
 
         η = min(η_max, sqrt(2δ / ΔᵀFΔ))
 
@@ -30,7 +33,7 @@ def step_size(
 
 
 def predicted_kl(squared_norm: tf.Tensor) -> tf.Tensor:
-    """½ΔᵀFΔ, the KL divergence to second order of a step Δ. Equation (12).
+    """Returns ½ΔᵀFΔ, the KL divergence of a step Δ to second order. Equation (12).
 
     Args:
       squared_norm: ΔᵀFΔ of the step.
@@ -38,27 +41,28 @@ def predicted_kl(squared_norm: tf.Tensor) -> tf.Tensor:
     return 0.5 * squared_norm
 
 
-def adapted_factor(
+def kl_controlled_factor(
     factor: tf.Tensor,
     kl: tf.Tensor,
     target: float | tf.Tensor,
     binding: bool | tf.Tensor = True,
-    change: float = ADAPTATION,
+    change: float = RADIUS_CHANGE,
 ) -> tf.Tensor:
-    """The next factor on the radius, given the exact KL of a step. Equation (14).
+    """Returns the next factor on the radius, given the exact KL of a step.
 
         c ← c / w  if KL > 2 KL*,   c w  if KL < KL* / 2 and the radius bound,   else c
 
-    The rule by which the released code of Wu et al. 2017 adapts its learning rate on
-    MuJoCo (there w = 1.5). For a radius the changes are smaller: momentum shows the
-    effect of one only after some updates.
+    Equation (14). The released code of Wu et al. 2017 adapts its learning rate on
+    MuJoCo by this rule (with w = 1.5). For a radius the changes are smaller: momentum
+    shows the effect of a change only after some updates.
 
     Args:
       factor: c, scalar.
       kl: Exact KL of the last step, in nats; a value that is not finite counts as too
         large.
       target: KL*, in nats.
-      binding: Whether the radius bounded that step; if not, a larger one is of no use.
+      binding: Whether the radius bounded that step; if not, a larger radius is of no
+        use.
       change: w.
 
     Returns:
@@ -68,24 +72,25 @@ def adapted_factor(
     too_small = (kl < 0.5 * target) & binding
     factor = tf.where(too_large, factor / change, factor)
     factor = tf.where(too_small, factor * change, factor)
-    return tf.clip_by_value(factor, 1e-4, 1e4)
+    return tf.clip_by_value(factor, MIN_FACTOR, MAX_FACTOR)
 
 
-def shortening(kl: tf.Tensor, limit: float) -> tf.Tensor:
-    """What a step is to be multiplied by whose KL is beyond a limit. Equation (15).
+def backtracking_factor(kl: tf.Tensor, max_kl: float) -> tf.Tensor:
+    """Returns the factor that shortens a step whose KL exceeds a limit. Equation (15).
 
-        c = 0.9 sqrt(limit / KL)
+        c = 0.9 sqrt(max_kl / KL)
 
-    To second order the KL of a step is quadratic in its length, so that this would end
-    a tenth short of the limit; where it is more than that, one does it again.
+    To second order the KL of a step is quadratic in its length, so that the shortened
+    step ends a tenth below the limit; if it does not, shorten it again.
 
     Args:
-      kl: Exact KL of the step, in nats; one that is not finite counts as far too large.
-      limit: The largest KL wanted, in nats.
+      kl: Exact KL of the step, in nats; a KL that is not finite counts as far too
+        large.
+      max_kl: Largest KL allowed, in nats.
 
     Returns:
       Scalar between 0.1 and 0.9.
     """
-    factor = 0.9 * tf.sqrt(limit / kl)
+    factor = 0.9 * tf.sqrt(max_kl / kl)
     factor = tf.where(tf.math.is_finite(factor), factor, 0.0)
     return tf.clip_by_value(factor, 0.1, 0.9)

@@ -11,8 +11,11 @@ import tensorflow as tf
 
 from acktr_tf.config.policy import PolicySettings
 from acktr_tf.errors import UserError
-from acktr_tf.policies.distributions import Distribution, make_actions
-from acktr_tf.policies.networks import PolicyOutputs, make_network
+from acktr_tf.policies.distributions import (
+    Distribution,
+    make_action_distribution,
+)
+from acktr_tf.policies.networks import HeadSpec, make_network
 from acktr_tf.spaces.observations import Observations
 from acktr_tf.states import State, load_variables, variables_state
 from acktr_tf.types import Array
@@ -74,16 +77,16 @@ class ActorCritic:
         seed: int,
     ) -> None:
         self.observations = Observations(observation_space)
-        self.action_distribution = make_actions(
+        self.action_distribution = make_action_distribution(
             action_space, squash=settings.action_bounds == "squash"
         )
-        space = self.observations.space
+        space = self.observations.encoded_space
         self.network: keras.Model = make_network(
             settings,
             space,
-            PolicyOutputs(
+            HeadSpec(
                 self.action_distribution.num_parameters,
-                self.action_distribution.num_free,
+                self.action_distribution.num_state_independent,
                 settings.initial_log_std,
             ),
             seed,

@@ -15,7 +15,7 @@ check_backend()  # Before Keras fails to import another one.
 import keras  # noqa: E402
 import tensorflow as tf  # noqa: E402
 
-from acktr_tf.kfac.layers import Bias  # noqa: E402
+from acktr_tf.kfac import FreeParameters  # noqa: E402
 from acktr_tf.policies.pixels import Pixels  # noqa: E402
 
 MIN_PICTURE_SIZE = 8
@@ -297,7 +297,9 @@ def _policy_head(
     if not head.num_state_independent:
         return dependent
     initial = keras.initializers.Constant(head.initial_log_std)
-    free = Bias(head.num_state_independent, initial, name="policy_free")(hidden)
+    free = FreeParameters(head.num_state_independent, initial, name="policy_free")(
+        hidden
+    )
     return keras.layers.Concatenate(name="policy_parameters")([dependent, free])
 
 

@@ -354,12 +354,13 @@ def _describe(
     devices = tf.config.list_physical_devices("GPU") or tf.config.list_physical_devices(
         "CPU"
     )
-    observation = environments.observations.space
+    observation = environments.observations.encoded_space
     network = policy.network
     return [
         f"Device: {', '.join(device.name.split(':', 1)[1] for device in devices)}",
-        f"Environment: {environments.num_envs} x {config.environment.env}, observations "
-        f"{observation.dtype} {list(observation.shape)}, {environments.action_space}",
+        f"Environment: {environments.num_envs} x {config.environment.env}, "
+        f"observations {observation.dtype} {list(observation.shape)}, "
+        f"{environments.action_space}",
         f"Network: {network.name}, {network.count_params():,} weights",
         f"Run directory: {directory}",
     ]

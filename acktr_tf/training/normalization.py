@@ -138,7 +138,7 @@ class RunningNormalization:
     ) -> None:
         self._policy = policy
         self._observations = (
-            RunningMoments(policy.observations.space.shape)
+            RunningMoments(policy.observations.encoded_space.shape)
             if policy_settings.normalize_observations
             else None
         )

@@ -44,15 +44,15 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "rms_rate": 0.2,
     },
     KFAC: {
-        "trust_region": "gradient",
+        "bound": "direction",
         "momentum": 0.9,
         "damping_period": None,
         "factor_decay": 0.95,
         "inverse_update_period": 20,
         "inverse": "cholesky",
         "inverse_thread": False,
-        "conv_positions": "uncorrelated",
-        "patch_period": 1,
+        "spatial_correlation": "none",
+        "patch_stride": 1,
         "fisher": "sampled",
     },
 }

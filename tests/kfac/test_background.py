@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from acktr_tf.kfac import KFAC
-from acktr_tf.kfac.background import BackgroundSolver
+from acktr_tf.kfac.background import BackgroundInverter
 from kfac import twins
 
 PERIOD = 3
@@ -23,68 +23,68 @@ def arrays(value: float) -> list[np.ndarray]:
 
 
 # The thread -----------------------------------------------------------------------
-def test_a_solution_comes_out_one_exchange_later():
-    solver = BackgroundSolver(doubled)
-    solver.exchange(*arrays(0.0), *arrays(1.0))
+def test_inverses_come_out_one_swap_later():
+    inverter = BackgroundInverter(doubled)
+    inverter.swap(*arrays(0.0), *arrays(1.0))
     for step in (1.0, 2.0, 3.0):
-        solution = solver.exchange(*arrays(step), *arrays(step + 1))
-        np.testing.assert_array_equal(solution[0], 2 * arrays(step)[0])
-        np.testing.assert_array_equal(solution[1], 2 * arrays(step)[1])
+        inverses = inverter.swap(*arrays(step), *arrays(step + 1))
+        np.testing.assert_array_equal(inverses[0], 2 * arrays(step)[0])
+        np.testing.assert_array_equal(inverses[1], 2 * arrays(step)[1])
 
 
-def test_an_exchange_does_not_wait_for_the_problem_that_it_poses():
+def test_a_swap_does_not_wait_for_the_factors_that_it_queues():
     begun, may_end = threading.Event(), threading.Event()
 
-    def slow(problem):
-        if problem[0][0] == 1.0:
+    def slow(factors):
+        if factors[0][0] == 1.0:
             begun.set()
             assert may_end.wait(60)
-        return doubled(problem)
+        return doubled(factors)
 
-    solver = BackgroundSolver(slow)
-    solver.exchange(*arrays(0.0), *arrays(1.0))
-    assert begun.wait(60)  # It is under way, and the exchange is over.
+    inverter = BackgroundInverter(slow)
+    inverter.swap(*arrays(0.0), *arrays(1.0))
+    assert begun.wait(60)  # It is under way, and the swap is over.
     may_end.set()
-    solution = solver.exchange(*arrays(1.0), *arrays(2.0))
-    np.testing.assert_array_equal(solution[0], [2.0, 2.0])
+    inverses = inverter.swap(*arrays(1.0), *arrays(2.0))
+    np.testing.assert_array_equal(inverses[0], [2.0, 2.0])
 
 
-def test_a_problem_that_the_thread_does_not_know_is_solved_at_once():
-    solver = BackgroundSolver(doubled)
-    solver.exchange(*arrays(0.0), *arrays(1.0))
-    solution = solver.exchange(*arrays(7.0), *arrays(8.0))
-    np.testing.assert_array_equal(solution[0], [14.0, 14.0])
+def test_factors_that_the_thread_does_not_know_are_inverted_at_once():
+    inverter = BackgroundInverter(doubled)
+    inverter.swap(*arrays(0.0), *arrays(1.0))
+    inverses = inverter.swap(*arrays(7.0), *arrays(8.0))
+    np.testing.assert_array_equal(inverses[0], [14.0, 14.0])
     # And goes on from there.
     np.testing.assert_array_equal(
-        solver.exchange(*arrays(8.0), *arrays(9.0))[0], [16.0, 16.0]
+        inverter.swap(*arrays(8.0), *arrays(9.0))[0], [16.0, 16.0]
     )
 
 
-def test_the_problem_is_kept_though_its_buffer_is_used_again():
+def test_factors_are_kept_though_their_buffer_is_used_again():
     may_begin = threading.Event()
 
-    def late(problem):
+    def late(factors):
         assert may_begin.wait(60)
-        return doubled(problem)
+        return doubled(factors)
 
-    solver = BackgroundSolver(late)
+    inverter = BackgroundInverter(late)
     buffer = np.array([1.0])
     may_begin.set()
-    solver.exchange(np.array([0.0]), buffer)
+    inverter.swap(np.array([0.0]), buffer)
     buffer[:] = 5.0
-    np.testing.assert_array_equal(solver.exchange(np.array([1.0]), buffer)[0], [2.0])
+    np.testing.assert_array_equal(inverter.swap(np.array([1.0]), buffer)[0], [2.0])
 
 
 def test_an_error_in_the_thread_is_not_lost():
-    def failing(problem):
-        if problem[0][0] == 1.0:
+    def failing(factors):
+        if factors[0][0] == 1.0:
             raise MemoryError("no room")
-        return problem
+        return factors
 
-    solver = BackgroundSolver(failing)
-    solver.exchange(*arrays(0.0), *arrays(1.0))
+    inverter = BackgroundInverter(failing)
+    inverter.swap(*arrays(0.0), *arrays(1.0))
     with pytest.raises(MemoryError, match="no room"):
-        solver.exchange(*arrays(1.0), *arrays(2.0))
+        inverter.swap(*arrays(1.0), *arrays(2.0))
 
 
 # The optimizer --------------------------------------------------------------------
@@ -142,8 +142,9 @@ def test_a_factorization_that_fails_in_the_thread_is_counted_and_keeps_the_last(
     optimizer, _, _ = train(2 * PERIOD, inverse_thread=True)
     before = eigenvalues_in_force(optimizer)
     block = optimizer.blocks[0]
-    block._sum_a.assign(tf.fill(block._sum_a.shape, np.float32("nan")))
-    for _ in range(2):  # It is posed, then used.
+    factor = twins.state_of(block, "factor_a")
+    factor.assign(tf.fill(factor.shape, np.float32("nan")))
+    for _ in range(2):  # They are queued, then inverted.
         optimizer.iterations.assign(3 * PERIOD)
         optimizer.update_inverses()
     assert int(optimizer.failed_factorizations) > 0

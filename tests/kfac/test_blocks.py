@@ -7,8 +7,9 @@ import tensorflow as tf
 from oracles import kfac as oracle
 
 from acktr_tf.kfac import KFAC
-from acktr_tf.kfac.blocks import Block, Options
-from acktr_tf.kfac.kinds import make_blocks
+from acktr_tf.kfac.blocks.block import Block
+from acktr_tf.kfac.blocks.registry import make_blocks
+from acktr_tf.kfac.settings import KFACSettings
 from kfac import twins
 
 GAUSSIAN = (twins.update_exactly_gaussian, oracle.gaussian_fisher)
@@ -115,9 +116,9 @@ def test_correlated_conv_blocks_are_exact_where_all_positions_want_the_same():
     dense = twin.layers[1]
     dense.kernel.assign(tf.tile(dense.kernel[:2], [4, 1]))  # A sum over positions.
 
-    assert relative_error(twin, x, GAUSSIAN, 0, conv_positions="correlated") < 1e-5
+    assert relative_error(twin, x, GAUSSIAN, 0, spatial_correlation="full") < 1e-5
     # KFC has a fourth of that: there are four positions.
-    block, exact = blocks(twin, x, GAUSSIAN, 0, conv_positions="uncorrelated")
+    block, exact = blocks(twin, x, GAUSSIAN, 0, spatial_correlation="none")
     np.testing.assert_allclose(4 * block, exact, rtol=1e-4, atol=1e-5)
 
 
@@ -125,12 +126,12 @@ def test_correlated_conv_blocks_bound_the_exact_ones_where_kfc_does_not():
     twin, x = conv_of_alike_patches()
 
     def least_margin(positions: str) -> float:
-        block, exact = blocks(twin, x, GAUSSIAN, 0, conv_positions=positions)
+        block, exact = blocks(twin, x, GAUSSIAN, 0, spatial_correlation=positions)
         margins = np.linalg.eigvalsh(block - exact)
         return float(margins[0] / np.linalg.norm(exact))
 
-    assert least_margin("correlated") > -1e-6
-    assert least_margin("uncorrelated") < -0.1
+    assert least_margin("full") > -1e-6
+    assert least_margin("none") < -0.1
 
 
 # Not equal ------------------------------------------------------------------------
@@ -234,13 +235,15 @@ def test_matrices_and_variables_are_the_same_numbers(use_bias):
 def invert(block: Block, damping: float) -> int:
     """Inverts the block's factors; returns how many factorizations failed."""
     a, g = (factor.numpy() for factor in block.factors())
-    solution = [tf.constant(array) for array in block.solve(a, g, damping)]
-    return int(block.accept_solution(solution, tf.constant(0.0)))
+    inversion = block.invert([a, g], damping)
+    arrays = [tf.constant(array) for array in inversion.arrays]
+    block.set_inverse(arrays, tf.constant(inversion.succeeded), tf.constant(0.0))
+    return inversion.failures
 
 
 # Faults ---------------------------------------------------------------------------
 def poison(block: Block, factor: str, value: float) -> None:
-    variable = {"a": block._sum_a, "g": block._sum_g}[factor]
+    variable = twins.state_of(block, f"factor_{factor}")
     variable.assign(tf.fill(variable.shape, value))
 
 
@@ -317,7 +320,7 @@ def attach(*layers: keras.layers.Layer, shape: tuple[int, ...]) -> KFAC:
         (
             keras.layers.Dense(2, activation=keras.layers.PReLU(), name="learnt"),
             (3,),
-            r"of one of the kinds Dense, .*, Bias. Received: .*alpha",
+            r"of one of the types Dense, .*, FreeParameters. Received: .*alpha",
         ),
     ],
     ids=["kind", "subclass", "groups", "dtype", "activation"],
@@ -374,5 +377,5 @@ def test_layers_of_nested_models_have_one_block_each():
     inner = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, name="inner")])
     inputs = keras.Input((3,))
     model = keras.Model(inputs, keras.layers.Dense(1, name="outer")(inner(inputs)))
-    made = make_blocks(model, KFAC().add_variable, Options())
+    made = make_blocks(model, KFAC().add_variable, KFACSettings())
     assert [block.layer.name for block in made] == ["inner", "outer"]

@@ -92,7 +92,7 @@ def test_condition_numbers_are_those_of_the_damped_blocks(inverse):
             dense = np.kron(a, g)
             expected = np.linalg.cond(dense + 0.01 * np.eye(len(dense)))
         else:
-            spectrum = np.float64(block.inverse._eigenvalues()) + 0.01
+            spectrum = np.float64(block.inverse.eigenvalues()) + 0.01
             expected = spectrum.max() / spectrum.min()
         np.testing.assert_allclose(
             found[f"condition/{block.layer.path}"], expected, rtol=1e-2
@@ -111,7 +111,7 @@ def test_all_of_it_is_scalars_also_in_a_graph():
 
 def test_a_step_not_taken_has_no_length():
     optimizer, _ = stepped()
-    weights = optimizer._trainable_variables
+    weights = optimizer.curvature.variables
     optimizer.apply([tf.fill(w.shape, np.float32("nan")) for w in weights], weights)
     found = optimizer.diagnostics()
     assert float(found["step_norm"]) == 0.0

@@ -8,30 +8,26 @@ from oracles import kfac as oracle
 
 from acktr_tf.kfac import KFAC, CurvatureTape
 from acktr_tf.kfac.capture import Call
-from acktr_tf.kfac.factors import (
-    Factors,
-    conv_rows,
-    dense_rows,
-    factors_of,
-    moments,
-)
-from acktr_tf.kfac.patches import extract_patches
+from acktr_tf.kfac.statistics.factors import Factors, factors_of
+from acktr_tf.kfac.statistics.moments import moments
+from acktr_tf.kfac.statistics.patches import extract_patches
+from acktr_tf.kfac.statistics.signals import conv_signals, dense_signals
 from kfac import twins
 
 
 def conv_factors(
-    x: np.ndarray, g: np.ndarray, layer, positions: str = "uncorrelated"
+    x: np.ndarray, g: np.ndarray, layer, positions: str = "none"
 ) -> Factors:
     x = tf.convert_to_tensor(x)
-    rows = conv_rows(layer, Call(x, None, False), tf.convert_to_tensor(g))
-    found = moments(rows, 0)
+    signals = conv_signals(layer, Call(x, None, False), tf.convert_to_tensor(g))
+    found = moments(signals, 0)
     return factors_of(found, tf.cast(tf.shape(x)[0], tf.float32), positions)
 
 
 def dense_factors(x: np.ndarray, g: np.ndarray, use_bias: bool) -> Factors:
     layer = keras.layers.Dense(g.shape[-1], use_bias=use_bias)
-    rows = dense_rows(layer, Call(tf.constant(x), None, False), tf.constant(g))
-    return factors_of(moments(rows, 0), float(len(x)))
+    signals = dense_signals(layer, Call(tf.constant(x), None, False), tf.constant(g))
+    return factors_of(moments(signals, 0), float(len(x)))
 
 
 @pytest.mark.parametrize("count", [2, 7])  # Fewer than there are inputs, and more.
@@ -143,8 +139,8 @@ def test_correlated_positions_multiply_the_gradients_factor_by_their_number():
     x, g = twins.inputs(5, 4, 6, 2), twins.inputs(5, 3, 5, 3, seed=2)
     layer.build(x.shape)
 
-    kfc = conv_factors(x, g, layer, "uncorrelated")
-    bound = conv_factors(x, g, layer, "correlated")
+    kfc = conv_factors(x, g, layer, "none")
+    bound = conv_factors(x, g, layer, "full")
 
     np.testing.assert_array_equal(bound.a, kfc.a)
     np.testing.assert_allclose(

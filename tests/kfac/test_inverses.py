@@ -7,18 +7,21 @@ import tensorflow as tf
 from oracles import kfac as oracle
 
 from acktr_tf.kfac import KFAC
-from acktr_tf.kfac.blocks import INVERSES, Block
-from acktr_tf.kfac.factors import Factors, Rows
+from acktr_tf.kfac.blocks.block import Block
 from acktr_tf.kfac.inverses import (
+    INVERSES,
     BlockInverse,
     CholeskyInverse,
     EigenInverse,
     EKFACInverse,
 )
-from acktr_tf.kfac.sides import DenseSide, DiagonalSide, Side
+from acktr_tf.kfac.statistics.factors import Factors
+from acktr_tf.kfac.statistics.signals import Signals
 from kfac import twins
 
-SIDES = [(DenseSide, DenseSide), (DiagonalSide, DenseSide), (DenseSide, DiagonalSide)]
+DENSE, DIAGONAL = 2, 1
+"""Axes of a factor."""
+SIDES = [(DENSE, DENSE), (DIAGONAL, DENSE), (DENSE, DIAGONAL)]
 SIDES_IDS = ["dense", "embedding", "diagonal"]
 
 
@@ -28,15 +31,15 @@ def add_array(name: str, shape: tuple[int, ...], initializer: str) -> keras.Vari
     )
 
 
-def make(kind: type[BlockInverse], sides: tuple[type[Side], type[Side]], n=4, m=3):
-    return kind(sides[0](n), sides[1](m), add_array)
+def make(kind: type[BlockInverse], sides: tuple[int, int], n=4, m=3):
+    return kind((n,) * sides[0], (m,) * sides[1], add_array)
 
 
-def factor(side: type[Side], size: int, seed: int) -> np.ndarray:
+def factor(side: int, size: int, seed: int) -> np.ndarray:
     """One with eigenvalues between 0.1 and 2, which float32 inverts well."""
     rng = np.random.default_rng(seed)
     values = rng.uniform(0.1, 2.0, size)
-    if side is DiagonalSide:
+    if side == DIAGONAL:
         return np.float32(values)
     q = np.linalg.qr(rng.normal(size=(size, size)))[0]
     return np.float32(q * values @ q.T)
@@ -46,9 +49,11 @@ def dense(value: np.ndarray) -> np.ndarray:
     return np.diag(np.float64(value)) if value.ndim == 1 else np.float64(value)
 
 
-def accept(inverse: BlockInverse, a: np.ndarray, g: np.ndarray, damping: float) -> int:
-    arrays, succeeded, failures = inverse.solve(a, g, damping)
-    inverse.accept([tf.constant(array) for array in arrays], tf.constant(succeeded))
+def invert(inverse: BlockInverse, a: np.ndarray, g: np.ndarray, damping: float) -> int:
+    arrays, succeeded, failures = inverse.invert(a, g, damping)
+    inverse.set_inverse(
+        [tf.constant(array) for array in arrays], tf.constant(succeeded)
+    )
     return failures
 
 
@@ -56,7 +61,7 @@ def solved(kind: type[BlockInverse], sides, damping: float, seed: int = 0):
     """An inverse of random factors, these, a matrix, and the inverse times it."""
     inverse = make(kind, sides)
     a, g = factor(sides[0], 4, seed), factor(sides[1], 3, seed + 1)
-    assert accept(inverse, a, g, damping) == 0
+    assert invert(inverse, a, g, damping) == 0
     matrix = twins.inputs(4, 3, seed=seed + 2)
     return a, g, matrix, inverse.multiply(tf.constant(matrix)).numpy()
 
@@ -65,7 +70,7 @@ def bases(inverse: EigenInverse) -> tuple[np.ndarray, np.ndarray]:
     """Q_A and Q_G in float64; of a diagonal side the axes."""
     q_a, q_g = (
         np.eye(values.shape[0]) if q is None else np.float64(q.value)
-        for q, values in zip(inverse._vectors, inverse._values, strict=True)
+        for q, values in zip(inverse.vectors, inverse.values, strict=True)
     )
     return q_a, q_g
 
@@ -105,7 +110,7 @@ def test_a_factor_of_low_rank_is_no_matter_to_eigen():
     row = twins.inputs(1, 6)
     a, g = row.T @ row, np.float32(np.diag([1.0, 0.0]))
     inverse = make(EigenInverse, SIDES[0], 6, 2)
-    accept(inverse, a, g, 1e-3)
+    invert(inverse, a, g, 1e-3)
     matrix = twins.inputs(6, 2, seed=2)
     expected = oracle.damped_solution(np.kron(dense(a), dense(g)), 1e-3, matrix)
     product = inverse.multiply(tf.constant(matrix))
@@ -124,9 +129,9 @@ def test_every_inverse_starts_as_the_identity(kind, sides):
 def test_ekfac_is_the_identity_until_a_first_decomposition_succeeds():
     # A spectrum without damping has zeros, and 1 / 0 is no step.
     inverse = make(EKFACInverse, SIDES[0])
-    inverse.observe(tf.zeros([4, 3]), 0.9, tf.constant(True))
+    inverse.update_spectrum([tf.zeros([4, 3])], 0.9, tf.constant(True))
     bad = np.full((4, 4), np.nan, np.float32)
-    assert accept(inverse, bad, factor(DenseSide, 3, 0), 0.1) >= 1
+    assert invert(inverse, bad, factor(DENSE, 3, 0), 0.1) >= 1
 
     matrix = tf.constant(twins.inputs(4, 3))
     np.testing.assert_array_equal(inverse.multiply(matrix), matrix)
@@ -137,6 +142,12 @@ def state(inverse: BlockInverse) -> list[np.ndarray]:
     if isinstance(inverse, EKFACInverse):
         arrays += [inverse._sum, inverse._weight]
     return [array.numpy() for array in arrays]
+
+
+def held(block: Block) -> list[keras.Variable]:
+    """The inverse's variables, and those of a spectrum."""
+    spectrum = [v for v in block.state if "spectrum" in v.name]
+    return [*block.inverse_arrays, *spectrum]
 
 
 def model_of(layer: keras.layers.Layer, shape: tuple[int, ...], dtype="float32"):
@@ -173,8 +184,10 @@ def test_a_factor_that_is_not_finite_leaves_the_inverse_and_is_counted(
     update_factors(optimizer, model, x)
     optimizer.update_inverses()
     (block,) = optimizer.blocks
-    before = state(block.inverse)
-    poisoned = {"a": block._sum_a, "g": block._sum_g}[which]
+    before = [array.numpy() for array in held(block)]
+    poisoned = twins.state_of(
+        block, "factor_diagonal" if layer == "diagonal" else f"factor_{which}"
+    )
     values = poisoned.numpy()
     values.flat[-1] = value
     poisoned.assign(values)
@@ -184,7 +197,7 @@ def test_a_factor_that_is_not_finite_leaves_the_inverse_and_is_counted(
 
     assert optimizer.failed_factorizations >= 1
     assert block.inverse_step == 0  # Of which update it is, too.
-    for actual, same in zip(state(block.inverse), before, strict=True):
+    for actual, same in zip(held(block), before, strict=True):
         np.testing.assert_array_equal(actual, same)
 
 
@@ -200,7 +213,7 @@ def test_the_condition_number_is_that_of_the_dense_damped_block(kind, sides, dam
         block = np.kron(*oracle.damped_factors(dense(a), dense(g), damping))
     if kind is EKFACInverse:
         spectrum = np.float32(np.random.default_rng(3).uniform(0, 2, (4, 3)))
-        inverse.observe(tf.constant(spectrum), 0.9, tf.constant(True))
+        inverse.update_spectrum([tf.constant(spectrum)], 0.9, tf.constant(True))
         block = np.diag(np.float64(spectrum).ravel() + damping)
 
     found = inverse.condition_number(
@@ -239,7 +252,8 @@ def test_pi_is_the_root_of_the_ratio_of_mean_eigenvalues(layer):
     np.testing.assert_allclose(block.pi(), oracle.pi(a, g), rtol=1e-6)
     assert abs(oracle.pi(a, g) - 1) > 0.1
 
-    block._sum_g.assign(tf.fill(block._sum_g.shape, np.nan))
+    factor = twins.state_of(block, "factor_g")
+    factor.assign(tf.fill(factor.shape, np.nan))
     assert block.pi() == 1.0
 
 
@@ -340,7 +354,7 @@ def test_the_spectrum_is_a_running_mean_of_squares_and_follows_the_basis(
         new = oracle.spectrum(gradients, q_a, q_g)
         total = decay * total + (1 - decay) * new
         weight = decay * weight + (1 - decay)
-        twins.assert_close(inverse._spectrum(), total / weight, 3e-5)
+        twins.assert_close(inverse.spectrum(), total / weight, 3e-5)
         if seed == 2:
             break
 
@@ -349,7 +363,7 @@ def test_the_spectrum_is_a_running_mean_of_squares_and_follows_the_basis(
         changed = bases(inverse)
         assert np.abs(changed[1] - q_g).max() > 0.03
         total = oracle.spectrum_in(before, *changed)
-        twins.assert_close(inverse._spectrum(), total / weight, 3e-5)
+        twins.assert_close(inverse.spectrum(), total / weight, 3e-5)
 
     matrix = twins.inputs(*total.shape, seed=9)
     block_now = oracle.with_spectrum(total / weight, *bases(inverse))
@@ -361,12 +375,13 @@ def test_the_spectrum_is_a_running_mean_of_squares_and_follows_the_basis(
 
 
 def test_few_examples_at_a_time_have_the_same_spectrum(monkeypatch):
-    rows = Rows(tf.constant(twins.inputs(7, 3, 4)), tf.constant(twins.inputs(7, 3, 3)))
+    a, g = twins.inputs(7, 3, 4), twins.inputs(7, 3, 3)
+    signals = Signals(tf.constant(a), tf.constant(g))
     inverse = make(EKFACInverse, SIDES[0])
-    at_once = inverse.squares([rows])
+    at_once = inverse.squares([signals])
     # Two examples, so that the last one is alone.
-    monkeypatch.setattr("acktr_tf.kfac.inverses.LARGEST_ARRAY", 2 * 4 * 4 * 3)
-    twins.assert_close(inverse.squares([rows]), at_once.numpy(), 1e-6)
+    monkeypatch.setattr("acktr_tf.kfac.inverses.MAX_CHUNK_BYTES", 2 * 4 * 4 * 3)
+    twins.assert_close(inverse.squares([signals]), at_once.numpy(), 1e-6)
 
 
 @pytest.mark.parametrize("case", ["dense", "conv of one position"])
@@ -387,7 +402,7 @@ def test_of_one_position_no_gradient_of_a_single_example_is_made(case, monkeypat
         update_factors(optimizer, model, x)
 
     update(x)
-    assert np.abs(optimizer.blocks[0].inverse._spectrum()).max() > 0
+    assert np.abs(optimizer.blocks[0].inverse.spectrum()).max() > 0
 
 
 def test_a_batch_that_is_not_finite_leaves_the_spectrum():
@@ -426,10 +441,10 @@ def test_ekfac_is_exact_where_the_fisher_matrix_is_diagonal_in_the_basis():
 
     def product(kind: type[BlockInverse]) -> np.ndarray:
         inverse = make(kind, SIDES[0])
-        accept(inverse, a_factor, g_factor, 0.05)
+        invert(inverse, a_factor, g_factor, 0.05)
         if isinstance(inverse, EKFACInverse):
-            squares = inverse.squares([Rows(tf.constant(rows), tf.constant(g))])
-            inverse.observe(squares / len(pairs), 0.9, tf.constant(True))
+            squares = inverse.squares([Signals(tf.constant(rows), tf.constant(g))])
+            inverse.update_spectrum([squares / len(pairs)], 0.9, tf.constant(True))
         return inverse.multiply(tf.constant(matrix)).numpy()
 
     twins.assert_close(product(EKFACInverse), expected, 3e-5)
@@ -492,7 +507,7 @@ def test_ekfac_is_nearer_to_the_exact_block_by_all_that_the_spectra_differ(index
     exact = twins.per_example_gradients(model, x, twins.wavy_log_likelihood)
     fisher = oracle.second_moment(twins.block_gradients(block, model, exact))
     kfac = np.float64(block.to_dense())
-    spectrum = np.float64(block.inverse._spectrum())
+    spectrum = np.float64(block.inverse.spectrum())
     q_a, q_g = bases(block.inverse)
 
     to_kfac = np.linalg.norm(fisher - kfac)

@@ -18,7 +18,7 @@ What the two mean differently, and what makes them mean the same:
 - Momentum. kfac-jax has v ← μ v + η Δ, the package v ← μ v + (1 − μ) η Δ: its learning
   rate is kfac-jax's over 1 − μ.
 - The norm constraint c bounds η² ΔᵀFΔ, in the damped metric and before momentum, as
-  `trust_region="gradient"` does with 2δ: with the line above, δ = ½ c / (1 − μ)².
+  `bound="direction"` does with 2δ: with the line above, δ = ½ c / (1 − μ)².
 - Running means. kfac-jax weighs a new batch by 1 and the one k before it by ρᵏ, over
   their sum; that is equation (7), whose S and w have a factor 1 − ρ more. Its batches
   for the factors alone at the start, `num_burnin_steps`, are none here.

@@ -131,7 +131,7 @@ def test_shapes_known_only_in_the_graph_change_nothing(loss):
     )
     def traced(values: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         weight = tf.ones(tf.shape(values)[:1])
-        gram = likelihoods.fisher_gram(values, [values], KEY, weight)
+        gram = likelihoods.fisher_inner_products(values, [values], KEY, weight)
         return likelihoods.sampled_log_likelihood(values, KEY, weight), gram
 
     found = traced(outputs)
@@ -139,7 +139,7 @@ def test_shapes_known_only_in_the_graph_change_nothing(loss):
     values = tf.constant(outputs)
     expected = likelihoods.sampled_log_likelihood(values, KEY)
     np.testing.assert_allclose(found[0], expected, rtol=1e-6)
-    gram = likelihoods.fisher_gram(values, [values], KEY)
+    gram = likelihoods.fisher_inner_products(values, [values], KEY)
     np.testing.assert_allclose(found[1], gram, rtol=1e-6, atol=1e-12)
 
 
@@ -379,7 +379,7 @@ def test_results_are_single_and_gradients_finite_whatever_the_precision(name, dt
     outputs = tf.constant(np.repeat(outputs, 8, axis=0), dtype)
     likelihoods, y = Likelihoods(loss), tf.one_hot([1] * 8, 3)
 
-    gram = likelihoods.fisher_gram(outputs, [tf.ones_like(outputs)], KEY)
+    gram = likelihoods.fisher_inner_products(outputs, [tf.ones_like(outputs)], KEY)
     assert gram.dtype == tf.float32
     assert np.isfinite(gram).all()
     for call in (

@@ -81,7 +81,7 @@ def test_an_output_without_a_loss_has_no_curvature():
 
     assert first is None
     assert (second.numpy() != 0).all()
-    gram = likelihoods.fisher_gram(outputs, [outputs], KEY)
+    gram = likelihoods.fisher_inner_products(outputs, [outputs], KEY)
     np.testing.assert_allclose(gram, [[2 * (MEANS**2).sum()]], rtol=1e-6)
 
 
@@ -126,7 +126,7 @@ def test_outputs_and_targets_that_do_not_fit_the_losses_are_refused(loss, output
     with pytest.raises(ValueError, match=r"as the model's outputs\. Received losses"):
         likelihoods.sampled_log_likelihood(outputs, KEY)
     with pytest.raises(ValueError, match=r"as the model's outputs\. Received losses"):
-        likelihoods.fisher_gram(outputs, [outputs], KEY)
+        likelihoods.fisher_inner_products(outputs, [outputs], KEY)
 
 
 def test_targets_that_do_not_fit_are_refused():
@@ -389,7 +389,7 @@ def test_weights_other_than_one_of_each_example_are_refused(weight, outputs):
     for call in (
         lambda: likelihoods.sampled_log_likelihood(outputs, KEY, weight),
         lambda: likelihoods.log_likelihood(outputs, outputs, weight),
-        lambda: likelihoods.fisher_gram(outputs, [outputs], KEY, weight),
+        lambda: likelihoods.fisher_inner_products(outputs, [outputs], KEY, weight),
     ):
         with pytest.raises(ValueError, match="one weight of each example"):
             call()
@@ -461,7 +461,7 @@ def test_the_gram_matrix_is_that_of_jacobians_and_fisher_matrices(named, weighte
         return dict(zip("pv", values, strict=True)) if named else list(values)
 
     gram = Likelihoods(arranged(losses_.values()), arranged(weights.values()))
-    gram = gram.fisher_gram(
+    gram = gram.fisher_inner_products(
         arranged(found),
         [arranged(each) for each in tangents],
         KEY,
@@ -490,7 +490,7 @@ def test_the_gram_matrix_is_symmetric_and_positive_semidefinite(loss):
     tangents = [np.float32(normal(16, 3, seed=seed)) for seed in (1, 2)]
     tangents.append(tangents[0] + tangents[1])
 
-    gram = Likelihoods(loss).fisher_gram(outputs, tangents, KEY).numpy()
+    gram = Likelihoods(loss).fisher_inner_products(outputs, tangents, KEY).numpy()
 
     np.testing.assert_array_equal(gram, gram.T)
     eigenvalues = np.linalg.eigvalsh(np.float64(gram))

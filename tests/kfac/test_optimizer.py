@@ -1,3 +1,5 @@
+import dataclasses
+import inspect
 import itertools
 import json
 import os
@@ -12,8 +14,9 @@ import tensorflow as tf
 from oracles import kfac as oracle
 from oracles.networks import log_softmax
 
-from acktr_tf.kfac import KFAC, CurvatureTape
-from acktr_tf.kfac.trust_region import ADAPTATION
+from acktr_tf.kfac import KFAC, CurvatureTape, control
+from acktr_tf.kfac.settings import KFACSettings
+from acktr_tf.kfac.trust_region import RADIUS_CHANGE
 from kfac import twins
 
 EXAMPLES = 6
@@ -74,7 +77,7 @@ def conv_and_dense() -> twins.Twin:
 SETTINGS = {
     "learning_rate": 0.3,
     "kl_radius": 0.003,
-    "trust_region": "gradient",
+    "bound": "direction",
     "momentum": 0.9,
     "damping": 0.01,
     "factor_decay": 0.8,
@@ -97,15 +100,15 @@ def update(optimizer: KFAC, twin: twins.Twin, problem: Problem) -> None:
     ("changed", "compiled"),
     [
         # The dense layer first, the heads together.
-        ({"inverse_update_period": 3, "places": [1, 0, 2, 2]}, False),
-        ({"inverse_update_period": 3, "places": [1, 0, 2, 2]}, True),
+        ({"inverse_update_period": 3, "offsets": [1, 0, 2, 2]}, False),
+        ({"inverse_update_period": 3, "offsets": [1, 0, 2, 2]}, True),
         ({}, False),
         ({}, True),
         ({"kl_radius": 1e6}, False),
         ({"kl_radius": None}, False),
-        ({"trust_region": "applied", "kl_radius": 0.0003}, False),
-        ({"trust_region": "applied", "kl_radius": 0.0003}, True),
-        ({"trust_region": "applied", "kl_radius": 1e6}, False),
+        ({"bound": "update", "kl_radius": 0.0003}, False),
+        ({"bound": "update", "kl_radius": 0.0003}, True),
+        ({"bound": "update", "kl_radius": 1e6}, False),
         ({"momentum": 0.0, "inverse_update_period": 1}, False),
     ],
     ids=[
@@ -115,9 +118,9 @@ def update(optimizer: KFAC, twin: twins.Twin, problem: Problem) -> None:
         "bound, compiled",
         "free",
         "no radius",
-        "applied",
-        "applied, compiled",
-        "applied, free",
+        "update",
+        "update, compiled",
+        "update, free",
         "no momentum",
     ],
 )
@@ -125,7 +128,7 @@ def test_five_steps_equal_the_float64_twin(changed, compiled):
     settings = SETTINGS | changed
     twin = conv_and_dense()
     expected = oracle.Optimizer(twin.network, **settings)
-    in_turns = settings.pop("places", None) is not None
+    in_turns = settings.pop("offsets", None) is not None
     optimizer = KFAC(**settings, factor_update_period=1, stagger_inverses=in_turns)
     optimizer.attach(twin.model)
     start = [layer.matrix for layer in expected.network.layers]
@@ -177,11 +180,9 @@ def test_the_radius_is_the_kl_of_the_step_where_it_binds():
     np.testing.assert_allclose(kl, radius, rtol=1e-3)
 
 
-def test_the_radius_is_the_predicted_kl_of_what_is_applied_if_so_chosen():
+def test_the_radius_is_the_predicted_kl_of_the_update_if_so_chosen():
     twin, radius = conv_and_dense(), 1e-4
-    optimizer = KFAC(
-        learning_rate=1.0, kl_radius=radius, trust_region="applied", damping=0.01
-    )
+    optimizer = KFAC(learning_rate=1.0, kl_radius=radius, bound="update", damping=0.01)
     optimizer.attach(twin.model)
     for seed in range(3):
         update(optimizer, twin, Problem(seed))
@@ -205,7 +206,7 @@ def test_momentum_does_not_lengthen_a_step_in_a_constant_direction():
     assert (start > before).all()
 
 
-def test_a_shortened_step_is_a_shorter_step():
+def test_a_step_taken_back_in_part_is_a_shorter_step():
     x = tf.constant(twins.inputs(6, 3))
     steps, scales = [], []
     for factor in (1.0, 0.25):
@@ -214,12 +215,12 @@ def test_a_shortened_step_is_a_shorter_step():
         ordinary_update(optimizer, model, x)
         before = [variable.numpy() for variable in model.trainable_variables]
         ordinary_update(optimizer, model, x)
-        optimizer.shorten_step(tf.constant(factor))
+        control.backtrack(optimizer, tf.constant(factor))
         after = [variable.numpy() for variable in model.trainable_variables]
         steps.append([a - b for a, b in zip(after, before, strict=True)])
         scales.append(float(optimizer.trust_region_scale))
         # Momentum goes on from the step that was taken.
-        velocities = [velocity.numpy() for velocity in optimizer._velocity]
+        velocities = [velocity.numpy() for velocity in optimizer.velocity]
         for velocity, step in zip(velocities, steps[-1], strict=True):
             np.testing.assert_allclose(velocity, -step, rtol=1e-3, atol=1e-7)
     for whole, short in zip(*steps, strict=True):
@@ -229,12 +230,12 @@ def test_a_shortened_step_is_a_shorter_step():
 
 def test_a_step_has_the_predicted_kl_of_the_adapted_radius():
     optimizer, model = attached(
-        learning_rate=1.0, kl_radius=1e-4, momentum=0.0, trust_region="applied"
+        learning_rate=1.0, kl_radius=1e-4, momentum=0.0, bound="update"
     )
     x = tf.constant(twins.inputs(6, 3))
     ordinary_update(optimizer, model, x)
-    optimizer.adapt_radius(tf.constant(1.0), target=0.001)
-    np.testing.assert_allclose(optimizer.radius, 1e-4 / ADAPTATION, rtol=1e-6)
+    control.adapt_radius(optimizer, tf.constant(1.0), target=0.001)
+    np.testing.assert_allclose(optimizer.radius, 1e-4 / RADIUS_CHANGE, rtol=1e-6)
 
     ordinary_update(optimizer, model, x)
 
@@ -247,16 +248,16 @@ def test_the_radius_grows_only_after_the_first_steps_and_where_it_binds():
     for _ in range(6):
         ordinary_update(optimizer, model, x)
         assert float(optimizer.trust_region_scale) < 1
-        optimizer.adapt_radius(tf.constant(0.0), target=0.001)
+        control.adapt_radius(optimizer, tf.constant(0.0), target=0.001)
         radii.append(float(optimizer.radius) / 1e-4)
     # 2 / (1 − μ) = 4 steps without growth.
-    expected = [1, 1, 1, 1, ADAPTATION, ADAPTATION**2]
+    expected = [1, 1, 1, 1, RADIUS_CHANGE, RADIUS_CHANGE**2]
     np.testing.assert_allclose(radii, expected, rtol=1e-5)
 
     free, model = attached(learning_rate=1e-6, kl_radius=1.0, momentum=0.5)
     for _ in range(6):
         ordinary_update(free, model, x)
-        free.adapt_radius(tf.constant(0.0), target=0.001)
+        control.adapt_radius(free, tf.constant(0.0), target=0.001)
     assert float(free.radius) == 1.0
 
 
@@ -266,7 +267,7 @@ def test_the_radius_grows_only_after_the_first_steps_and_where_it_binds():
 )
 def test_the_learning_rate_is_adapted_to_the_exact_kl(kl, factor):
     optimizer = KFAC(learning_rate=0.03)
-    optimizer.adapt_learning_rate(tf.constant(kl, tf.float32), 0.01)
+    control.adapt_learning_rate(optimizer, tf.constant(kl, tf.float32), 0.01)
     np.testing.assert_allclose(optimizer.learning_rate, 0.03 * factor, rtol=1e-5)
 
 
@@ -274,7 +275,7 @@ def test_an_adapted_learning_rate_has_bounds():
     optimizer = KFAC(learning_rate=0.03)
     for kl, bound in [(0.0, 1.0), (1.0, 1e-8)]:
         for _ in range(60):
-            optimizer.adapt_learning_rate(tf.constant(kl), 0.01)
+            control.adapt_learning_rate(optimizer, tf.constant(kl), 0.01)
         np.testing.assert_allclose(optimizer.learning_rate, bound, rtol=1e-5)
 
 
@@ -282,7 +283,7 @@ def test_a_scheduled_learning_rate_cannot_be_adapted():
     schedule = keras.optimizers.schedules.PolynomialDecay(0.1, 10)
     optimizer = KFAC(learning_rate=schedule)
     with pytest.raises(ValueError, match="learning rate that is a number"):
-        optimizer.adapt_learning_rate(tf.constant(0.1), 0.01)
+        control.adapt_learning_rate(optimizer, tf.constant(0.1), 0.01)
 
 
 def test_there_is_no_radius_without_a_trust_region():
@@ -317,7 +318,7 @@ def test_the_exact_kl_tends_to_the_predicted_one_where_the_blocks_are_exact():
             kl_radius=radius,
             momentum=0.0,
             damping=1e-6,
-            trust_region="applied",
+            bound="update",
         )
         optimizer.attach(twin.model)
         twins.update_exactly_actor_critic(optimizer, twin, x)
@@ -426,8 +427,8 @@ def ordinary_update(optimizer: KFAC, model: keras.Model, x: tf.Tensor) -> None:
         {**SETTINGS, "name": "mine", "weight_decay": 1e-4, "global_clipnorm": 1.0},
         {
             "kl_radius": None,
-            "trust_region": "applied",
-            "conv_positions": "correlated",
+            "bound": "update",
+            "spatial_correlation": "full",
         },
     ],
 )
@@ -481,8 +482,8 @@ def test_a_constant_learning_rate_can_be_set():
     [
         ("kl_radius", 0.0, "positive or None"),
         ("kl_radius", -1.0, "positive or None"),
-        ("trust_region", "both", "one of gradient, applied"),
-        ("conv_positions", "", "one of uncorrelated, correlated"),
+        ("bound", "both", "one of direction, update"),
+        ("spatial_correlation", "", "one of none, full"),
         ("momentum", 1.0, r"in \[0, 1\)"),
         ("momentum", -0.1, r"in \[0, 1\)"),
         ("damping", 0.0, "positive"),
@@ -490,7 +491,7 @@ def test_a_constant_learning_rate_can_be_set():
         ("factor_decay", 1.0, r"in \[0, 1\)"),
         ("inverse_update_period", 0, "an integer, at least 1"),
         ("factor_update_period", 0, "an integer, at least 1"),
-        ("patch_period", 0, "an integer, at least 1"),
+        ("patch_stride", 0, "an integer, at least 1"),
         ("max_patch_bytes", 0, "an integer, at least 1"),
         ("damping_period", 0, "an integer, at least 1"),
         ("factor_update_period", 2.0, "an integer, at least 1"),
@@ -509,10 +510,25 @@ def test_an_argument_out_of_range_is_named(name, value, accepted):
         KFAC(**{name: value})
 
 
+def test_the_signature_and_the_settings_have_the_same_defaults():
+    parameters = inspect.signature(KFAC.__init__).parameters
+    for field in dataclasses.fields(KFACSettings):
+        assert parameters[field.name].default == field.default, field.name
+
+
+def test_an_argument_can_be_read_and_not_changed():
+    optimizer = KFAC(momentum=0.5)
+    assert optimizer.momentum == 0.5
+    with pytest.raises(AttributeError, match=r"`momentum` of KFAC cannot be changed"):
+        optimizer.momentum = 0.9
+    with pytest.raises(AttributeError, match="no attribute `momentun`"):
+        optimizer.momentun  # noqa: B018 (what raises)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"patch_period": 2, "inverse": "ekfac"}, 'must be 1 with inverse="ekfac"'),
+        ({"patch_stride": 2, "inverse": "ekfac"}, 'must be 1 with inverse="ekfac"'),
         ({"fallback": "diagonal", "fisher": "empirical"}, "scores of mean zero"),
         (
             {"damping_period": 2, "gradient_accumulation_steps": 2},
@@ -595,9 +611,9 @@ def test_a_log_likelihood_of_something_else_names_a_layer():
         optimizer.update_curvature(tape, tf.ones([2]))
 
 
-@pytest.mark.parametrize("trust_region", ["gradient", "applied"])
-def test_restored_variables_give_the_same_next_steps_bit_for_bit(trust_region):
-    settings = {"inverse_update_period": 2, "trust_region": trust_region}
+@pytest.mark.parametrize("bound", ["direction", "update"])
+def test_restored_variables_give_the_same_next_steps_bit_for_bit(bound):
+    settings = {"inverse_update_period": 2, "bound": bound}
     x = [tf.constant(twins.inputs(6, 3, seed=seed)) for seed in range(5)]
     optimizer, model = attached(**settings)
     for batch in x[:3]:
@@ -659,16 +675,14 @@ def test_inverses_are_made_in_the_first_period_and_then_once_a_period(
 
 
 # Faults ---------------------------------------------------------------------------
-@pytest.mark.parametrize("trust_region", ["gradient", "applied"])
+@pytest.mark.parametrize("bound", ["direction", "update"])
 @pytest.mark.parametrize("radius", [0.001, None])
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 1e38])
-def test_a_step_that_is_not_finite_is_skipped_and_counted(bad, radius, trust_region):
+def test_a_step_that_is_not_finite_is_skipped_and_counted(bad, radius, bound):
     # 1e38 is finite, and so is not what the inverses make of it.
-    optimizer, model = attached(
-        kl_radius=radius, trust_region=trust_region, damping=1e-4
-    )
+    optimizer, model = attached(kl_radius=radius, bound=bound, damping=1e-4)
     ordinary_update(optimizer, model, tf.constant(twins.inputs(6, 3)))
-    watched = [*model.trainable_variables, *optimizer._velocity]
+    watched = [*model.trainable_variables, *optimizer.velocity]
     before = [v.numpy() for v in watched]
     gradients = [tf.ones_like(v) for v in model.trainable_variables]
     gradients[2] = tf.fill(gradients[2].shape, bad)
@@ -736,8 +750,8 @@ def test_a_step_not_taken_does_not_widen_the_radius():
     x = tf.constant(twins.inputs(6, 3))
     for _ in range(4):
         ordinary_update(optimizer, model, x)
-    weights = optimizer._trainable_variables
+    weights = optimizer.curvature.variables
     optimizer.apply([tf.fill(v.shape, np.float32("inf")) for v in weights], weights)
     assert float(optimizer.trust_region_scale) == 0.0
-    optimizer.adapt_radius(tf.constant(0.0), target=0.001)
+    control.adapt_radius(optimizer, tf.constant(0.0), target=0.001)
     np.testing.assert_allclose(optimizer.radius, 1e-4, rtol=1e-6)

@@ -9,9 +9,11 @@ import pytest
 import tensorflow as tf
 from hypothesis import strategies as st
 
-from acktr_tf.kfac import factors
 from acktr_tf.kfac.capture import Call
-from acktr_tf.kfac.overlap import patches_overlap, second_moment
+from acktr_tf.kfac.statistics import signals
+from acktr_tf.kfac.statistics.moments import conv_moments, moments
+from acktr_tf.kfac.statistics.overlap import patches_overlap, second_moment
+from acktr_tf.kfac.statistics.signals import conv_signals
 from kfac import twins
 
 
@@ -59,10 +61,10 @@ def test_moments_without_patches_are_those_with_them(case):
     outputs = layer(x)
     call = Call(tf.constant(x), outputs, False, None)
     gradients = tf.constant(twins.inputs(*outputs.shape, seed=2))
-    rows = factors.conv_rows(layer, call, gradients)
-    expected = factors.moments(rows, rows.a.shape[-1] + rows.bias)
+    all_patches = conv_signals(layer, call, gradients)
+    expected = moments(all_patches, all_patches.a.shape[-1] + all_patches.bias)
 
-    found = factors.conv_moments(layer, call, gradients)
+    found = conv_moments(layer, call, gradients)
 
     for actual, same in zip(found, expected, strict=True):
         twins.assert_close(actual, same.numpy(), 1e-6)
@@ -129,13 +131,13 @@ def test_patches_that_overlap_are_not_made(monkeypatch):
     def never(*_: object) -> None:
         raise AssertionError("patches were made")
 
-    monkeypatch.setattr(factors, "extract_patches", never)
+    monkeypatch.setattr(signals, "extract_patches", never)
     layer = keras.layers.Conv2D(2, 3)
     x = tf.constant(twins.inputs(2, 5, 5, 1))
     outputs = layer(x)
     call = Call(x, outputs, False, None)
 
-    factors.conv_moments(layer, call, outputs)
+    conv_moments(layer, call, outputs)
 
     with pytest.raises(AssertionError, match="patches were made"):
-        factors.conv_moments(layer, call, outputs, 2)
+        conv_moments(layer, call, outputs, 2)

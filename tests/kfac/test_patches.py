@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from oracles import kfac as oracle
 
 from acktr_tf.kfac import KFAC
-from acktr_tf.kfac import factors as factors_module
-from acktr_tf.kfac.blocks import Block
+from acktr_tf.kfac.blocks import kronecker
+from acktr_tf.kfac.blocks.block import Block
 from acktr_tf.kfac.inverses import EKFACInverse
-from acktr_tf.kfac.patches import extract_patches, patch_bytes, positions
+from acktr_tf.kfac.statistics.patches import extract_patches, patch_bytes, positions
 from kfac import twins
 
 
@@ -168,18 +168,18 @@ def factors_after(
 
 
 @pytest.mark.parametrize("size", [(4, 6), (6,), (4, 2, 2)])
-@pytest.mark.parametrize("positions", ["uncorrelated", "correlated"])
+@pytest.mark.parametrize("positions", ["none", "full"])
 def test_the_mean_over_a_cycle_of_offsets_is_the_factor_of_all_positions(
     size, positions
 ):
     every, axes = 2, len(size)
     model = conv_model(twins.CONVOLUTIONS[axes](2, 3, padding="same"), (*size, 2))
     x = twins.inputs(3, *size, 2)
-    whole = factors_after(model, x, conv_positions=positions).factors()
+    whole = factors_after(model, x, spatial_correlation=positions).factors()
 
     found = [
         factors_after(
-            model, x, step=step, patch_period=every, conv_positions=positions
+            model, x, step=step, patch_stride=every, spatial_correlation=positions
         ).factors()
         for step in range(every**axes)
     ]
@@ -204,7 +204,7 @@ def test_weighted_by_their_positions_offsets_of_any_size_have_the_factor_of_all(
     seen = np.array([3 * 2, 2 * 2, 3 * 1, 2 * 1])
 
     found = [
-        factors_after(model, x, step=step, patch_period=2).factors().a.numpy()
+        factors_after(model, x, step=step, patch_stride=2).factors().a.numpy()
         for step in range(4)
     ]
 
@@ -218,7 +218,7 @@ def test_each_update_of_the_factors_has_the_next_offset():
     expected = {0: 2 * (1 + 16), 1: 2 * (4 + 64)}
     for update in range(4):
         block = factors_after(
-            model, x, step=2 * update, patch_period=2, factor_update_period=2
+            model, x, step=2 * update, patch_stride=2, factor_update_period=2
         )
         np.testing.assert_allclose(block.factors().a, [[expected[update % 2]]])
 
@@ -230,13 +230,13 @@ class Pieces:
         self.count = 0
         # EKFAC needs the patches, the others only their moments.
         name = "moments" if inverse == "ekfac" else "conv_moments"
-        moments = getattr(factors_module, name)
+        moments = getattr(kronecker, name)
 
         def counted(*args):
             self.count += 1
             return moments(*args)
 
-        monkeypatch.setattr(factors_module, name, counted)
+        monkeypatch.setattr(kronecker, name, counted)
 
 
 @pytest.mark.parametrize("inverse", ["cholesky", "ekfac"])
@@ -285,8 +285,8 @@ def assert_same_statistics(found: Block, whole: Block) -> None:
     for actual, same in zip(found.factors(), whole.factors(), strict=True):
         twins.assert_close(actual, same.numpy(), 2e-6)
     if isinstance(whole.inverse, EKFACInverse):
-        spectrum = whole.inverse._spectrum().numpy()
-        twins.assert_close(found.inverse._spectrum(), spectrum, 2e-6)
+        spectrum = whole.inverse.spectrum().numpy()
+        twins.assert_close(found.inverse.spectrum(), spectrum, 2e-6)
 
 
 @pytest.mark.parametrize(
@@ -311,9 +311,9 @@ def test_pieces_of_some_positions_have_the_same_statistics(limit):
     model = conv_model(keras.layers.Conv2D(2, 2), (4, 5, 2))
     x = twins.inputs(7, 4, 5, 2)
     for step in range(4):
-        whole = factors_after(model, x, step=step, patch_period=2)
+        whole = factors_after(model, x, step=step, patch_stride=2)
         found = factors_after(
-            model, x, step=step, patch_period=2, max_patch_bytes=limit
+            model, x, step=step, patch_stride=2, max_patch_bytes=limit
         )
         assert_same_statistics(found, whole)
 

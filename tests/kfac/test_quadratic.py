@@ -7,7 +7,7 @@ import tensorflow as tf
 from hypothesis import strategies as st
 from oracles import kfac as oracle
 
-from acktr_tf.kfac.damping import LEAST, MOST, adapted_damping
+from acktr_tf.kfac.damping import MAX_FACTOR, MIN_FACTOR, levenberg_marquardt_damping
 from acktr_tf.kfac.quadratic import quadratic_step
 
 
@@ -115,7 +115,7 @@ def test_a_curvature_that_is_not_finite_shows_in_the_weights():
 # Damping --------------------------------------------------------------------------
 def adapted(factor: float, change: float, predicted: float, period: int = 5) -> float:
     arguments = (tf.constant(x, tf.float32) for x in (factor, change, predicted))
-    return float(adapted_damping(*arguments, period))
+    return float(levenberg_marquardt_damping(*arguments, period))
 
 
 LESS, SAME, MORE = (19 / 20) ** 5, 1.0, (20 / 19) ** 5
@@ -165,7 +165,7 @@ def test_the_less_often_damping_is_adapted_the_more(period):
 
 
 def test_the_factor_on_damping_has_bounds():
-    assert adapted(LEAST, -1.0, -1.0) == pytest.approx(LEAST)
-    assert adapted(MOST, 1.0, -1.0) == pytest.approx(MOST)
-    assert adapted(1.01 * LEAST, -1.0, -1.0) == pytest.approx(LEAST)
-    assert adapted(0.99 * MOST, 1.0, -1.0) == pytest.approx(MOST)
+    assert adapted(MIN_FACTOR, -1.0, -1.0) == pytest.approx(MIN_FACTOR)
+    assert adapted(MAX_FACTOR, 1.0, -1.0) == pytest.approx(MAX_FACTOR)
+    assert adapted(1.01 * MIN_FACTOR, -1.0, -1.0) == pytest.approx(MIN_FACTOR)
+    assert adapted(0.99 * MAX_FACTOR, 1.0, -1.0) == pytest.approx(MAX_FACTOR)

@@ -3,7 +3,12 @@
 import pytest
 import tensorflow as tf
 
-from acktr_tf.kfac.schedule import factors_due, inverses_due, places
+from acktr_tf.kfac.schedule import (
+    factors_due,
+    inverses_due,
+    inversion_schedule,
+    stagger_offsets,
+)
 
 
 def steps(due, *arguments: int) -> list[int]:
@@ -42,7 +47,7 @@ def test_inverses_are_made_with_the_factors_in_the_first_period_and_then_once(
     assert steps(inverses_due, period, factor_period) == expected
 
 
-def test_inverses_have_a_place_in_the_period():
+def test_inverses_have_an_offset_in_the_period():
     assert steps(inverses_due, 5, 1, 2) == [0, 1, 2, 3, 4, 7, 12]
 
 
@@ -58,5 +63,13 @@ def test_inverses_have_a_place_in_the_period():
         (1, [3, 2, 1], [0, 0, 0]),
     ],
 )
-def test_places_are_spread_over_the_period(period, costs, expected):
-    assert places(period, costs) == expected
+def test_offsets_are_spread_over_the_period(period, costs, expected):
+    assert stagger_offsets(period, costs) == expected
+
+
+def test_the_costliest_block_is_inverted_first_and_the_work_is_shared():
+    # Blocks 1, 0, 2 by their cost, at offsets 1, 3, 5 of six steps.
+    staggered = inversion_schedule([5, 9, 1], 6, replicas=2, stagger=True)
+    assert staggered == {1: [[1], []], 3: [[], [0]], 5: [[], [2]]}
+    # All at once: the second replica has the two that cost less.
+    assert inversion_schedule([5, 9, 1], 6, replicas=2) == {0: [[1], [0, 2]]}

@@ -7,10 +7,10 @@ import tensorflow as tf
 from hypothesis import strategies as st
 
 from acktr_tf.kfac.trust_region import (
-    ADAPTATION,
-    adapted_factor,
+    RADIUS_CHANGE,
+    backtracking_factor,
+    kl_controlled_factor,
     predicted_kl,
-    shortening,
     step_size,
 )
 
@@ -60,19 +60,19 @@ def test_the_predicted_kl_of_a_gaussian_is_exact():
 @pytest.mark.parametrize(
     ("kl", "binding", "expected"),
     [
-        (0.0021, True, 1 / ADAPTATION),
-        (0.0021, False, 1 / ADAPTATION),
+        (0.0021, True, 1 / RADIUS_CHANGE),
+        (0.0021, False, 1 / RADIUS_CHANGE),
         (0.0019, True, 1.0),
         (0.001, True, 1.0),
         (0.00051, True, 1.0),
-        (0.00049, True, ADAPTATION),
+        (0.00049, True, RADIUS_CHANGE),
         (0.00049, False, 1.0),
-        (np.nan, True, 1 / ADAPTATION),
-        (np.inf, True, 1 / ADAPTATION),
+        (np.nan, True, 1 / RADIUS_CHANGE),
+        (np.inf, True, 1 / RADIUS_CHANGE),
     ],
 )
 def test_the_radius_follows_a_target_of_the_exact_kl(kl, binding, expected):
-    factor = adapted_factor(
+    factor = kl_controlled_factor(
         tf.constant(1.0), tf.constant(kl, tf.float32), 0.001, tf.constant(binding)
     )
     np.testing.assert_allclose(factor, expected, rtol=1e-6)
@@ -82,16 +82,18 @@ def test_the_radius_follows_a_target_of_the_exact_kl(kl, binding, expected):
 def test_the_factor_on_the_radius_stays_within_bounds(kl, bound):
     factor = tf.constant(1.0)
     for _ in range(100):
-        factor = adapted_factor(factor, tf.constant(kl), 0.001, tf.constant(True))
+        factor = kl_controlled_factor(factor, tf.constant(kl), 0.001, tf.constant(True))
     np.testing.assert_allclose(factor, bound, rtol=1e-6)
 
 
 @pytest.mark.parametrize("kl", [0.0101, 0.02, 0.5])
 def test_a_step_of_quadratic_kl_is_shortened_to_just_within_the_limit(kl):
-    factor = float(shortening(tf.constant(kl), 0.01))
+    factor = float(backtracking_factor(tf.constant(kl), 0.01))
     assert kl * factor**2 == pytest.approx(0.81 * 0.01, rel=1e-5)
 
 
 @pytest.mark.parametrize("kl", [1e3, np.inf, np.nan])
 def test_whatever_the_kl_a_tenth_of_a_step_is_tried(kl):
-    np.testing.assert_allclose(shortening(tf.constant(kl, tf.float32), 0.01), 0.1)
+    np.testing.assert_allclose(
+        backtracking_factor(tf.constant(kl, tf.float32), 0.01), 0.1
+    )

@@ -11,7 +11,7 @@ from oracles import kfac as oracle
 from oracles.networks import Conv, Dense, Layer, Network
 
 from acktr_tf.kfac import KFAC, CurvatureTape
-from acktr_tf.kfac.blocks import Block
+from acktr_tf.kfac.blocks.block import Block
 
 
 class Twin:
@@ -87,6 +87,11 @@ def oracle_layer(layer: keras.layers.Layer) -> Layer:
 def inputs(*shape: int, seed: int = 1) -> np.ndarray:
     """A batch that float32 and float64 hold alike."""
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def state_of(block: Block, name: str) -> keras.Variable:
+    """The variable of a block of that name, without the layer's."""
+    return next(v for v in block.state if v.name == f"{block.layer.name}_{name}")
 
 
 # Single examples ------------------------------------------------------------------

@@ -221,12 +221,12 @@ class Optimizer:
     network: Network
     learning_rate: float
     kl_radius: float | None
-    trust_region: str
+    bound: str
     momentum: float
     damping: float
     factor_decay: float
     inverse_update_period: int
-    places: Sequence[int] | None = None
+    offsets: Sequence[int] | None = None
     """Step of the period at which each layer is inverted; None for the first."""
 
     def __post_init__(self) -> None:
@@ -255,9 +255,9 @@ class Optimizer:
             for which, new in enumerate(batch):
                 sums[which] = rho * sums[which] + (1 - rho) * new
         period = self.inverse_update_period
-        places = self.places or [0] * len(self.sums)
+        offsets = self.offsets or [0] * len(self.sums)
         for index, (a, g) in enumerate(self.factors()):
-            if self.iterations < period or self.iterations % period == places[index]:
+            if self.iterations < period or self.iterations % period == offsets[index]:
                 damped = damped_factors(a, g, self.damping)
                 self.damped_blocks[index] = np.kron(*damped)
 
@@ -273,7 +273,7 @@ class Optimizer:
             for block, gradient in zip(self.damped_blocks, gradients, strict=True)
         ]
         eta = self.learning_rate
-        if self.trust_region == "gradient":
+        if self.bound == "direction":
             norm = sum(
                 direction.ravel() @ block @ direction.ravel()
                 for direction, block in zip(directions, self.damped_blocks, strict=True)
@@ -284,7 +284,7 @@ class Optimizer:
             for velocity, direction in zip(self.velocities, directions, strict=True)
         ]
         shrink = 1.0
-        if self.trust_region == "applied":
+        if self.bound == "update":
             shrink = step_size(1.0, self.kl_radius, self.squared_norm(steps))
         self.velocities = [shrink * step for step in steps]
         self.scale = shrink * eta / self.learning_rate

@@ -1,4 +1,4 @@
-"""The second moment of a convolution's patches, where patches above each other overlap.
+"""Second moment of a convolution's patches that overlap with the patches below them.
 
 Equation numbers are those of docs/kfac.md.
 """
@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from acktr_tf.kfac.patches import pad, positions
+from acktr_tf.kfac.statistics.patches import pad, positions
 
-MOST_CELLS = 8
-"""Cells in a column of a patch; the operations in the graph grow with their cube."""
+MAX_STRIDES_PER_KERNEL = 8
+"""Strides per kernel height; the number of operations in the graph grows cubically."""
 
 
 class _Grid(NamedTuple):
@@ -28,11 +28,12 @@ class _Grid(NamedTuple):
 
 
 def patches_overlap(inputs: tf.Tensor, layer: Any) -> bool:
-    """Whether `second_moment` can be taken, and saves anything.
+    """Returns whether `second_moment` supports a convolution, and saves anything.
 
-    That is so of up to two axes of known size, where the kernel is not dilated, is some
-    whole number of strides high and wide, from two to `MOST_CELLS` high, and has as
-    many rows of positions as it is strides high.
+    The convolution must have one or two axes of static size and no dilation. Its kernel
+    must be a whole number of strides high and wide, and from two to
+    `MAX_STRIDES_PER_KERNEL` strides high. There must be at least as many rows of output
+    positions as the kernel is strides high.
 
     Args:
       inputs: `[N, *space, channels]`.
@@ -45,19 +46,19 @@ def patches_overlap(inputs: tf.Tensor, layer: Any) -> bool:
     if any(size % stride for size, stride in pairs) or pairs[0][0] == pairs[0][1]:
         return False
     grid = _grid(inputs, layer)
-    return grid.cells[0] <= min(MOST_CELLS, grid.outputs[0])
+    return grid.cells[0] <= min(MAX_STRIDES_PER_KERNEL, grid.outputs[0])
 
 
 def second_moment(inputs: tf.Tensor, layer: Any) -> tuple[tf.Tensor, tf.Tensor]:
-    """The sums of p pᵀ and of p over the patches p of all examples and positions.
+    """Returns the sums of p pᵀ and of p over all patches p of the examples.
 
-    A patch is made of strips, each a stride high and as wide as the patch. Strip i of
-    the patch at row t is strip 0 of the one at row t + i, so that the blocks (i, i + d)
-    of one d sum the same products of strips but for some at the first and the last
-    rows. What they have in common is computed once. Equation (21).
+    A patch is made of strips, each one stride high and as wide as the patch. Strip i of
+    the patch at row t is strip 0 of the patch at row t + i. Blocks (i, i + d) with the
+    same d therefore sum the same products of strips, except at the first and the last
+    rows. The common part is computed once. Equation (21).
 
     Args:
-      inputs: `[N, *space, channels]`, with which patches overlap.
+      inputs: `[N, *space, channels]`, for which `patches_overlap` is true.
       layer: A Conv1D or Conv2D.
 
     Returns:
@@ -103,7 +104,7 @@ def _grid(inputs: tf.Tensor, layer: Any) -> _Grid:
 
 
 def _strips(padded: tf.Tensor, grid: _Grid) -> tf.Tensor:
-    """Strips at all rows, `[rows, N, columns, w]`.
+    """Returns the strips at all rows, `[rows, N, columns, w]`.
 
     Rows come first, so that a slice of them need not be copied. Elements are in the
     order of the cell, then of the row, column and channel in it.
@@ -127,7 +128,7 @@ def _strips(padded: tf.Tensor, grid: _Grid) -> tf.Tensor:
 
 
 def _product(left: tf.Tensor, right: tf.Tensor) -> tf.Tensor:
-    """The sum of x yᵀ over strips x and y of the same place."""
+    """Returns the sum of x yᵀ over pairs of strips x and y."""
     width = left.shape[-1]
     return tf.matmul(
         tf.reshape(left, [-1, width]), tf.reshape(right, [-1, width]), transpose_a=True
@@ -135,7 +136,7 @@ def _product(left: tf.Tensor, right: tf.Tensor) -> tf.Tensor:
 
 
 def _sums(strips: tf.Tensor) -> tf.Tensor:
-    """Of the strips of each row, `[rows, w]`."""
+    """Returns the sum of the strips of each row, `[rows, w]`."""
     rows, width = strips.shape[0], strips.shape[-1]
     flat = tf.reshape(strips, [rows, -1, width])
     # As a product, which is faster than TensorFlow's sum over rows.
@@ -145,7 +146,7 @@ def _sums(strips: tf.Tensor) -> tf.Tensor:
 def _in_kernel_order(
     moment: tf.Tensor, total: tf.Tensor, grid: _Grid
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Of blocks `[i, i', w, w']` and sums `[i, w]` of the strips i of a patch."""
+    """Reorders blocks `[i, i', w, w']` and sums `[i, w]` of a patch's strips i."""
     (down, across), high = grid.cells, grid.strides[0]
     inner = moment.shape[-1] // (across * high)
     size = down * high * across * inner

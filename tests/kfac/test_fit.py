@@ -164,14 +164,36 @@ def test_curvature_is_that_of_the_weighted_loss():
     np.testing.assert_allclose(factors[1], 4.0 * factors[0], rtol=1e-5)
 
 
-def test_a_part_of_the_batch_makes_the_factors_of_that_part():
-    part = compiled(curvature_fraction=0.25)
+def rows_of_the_first_step(examples: int, **share) -> np.ndarray:
+    """Numbers of the rows that make the factors, with a seed of zero."""
+    key = tf.random.experimental.stateless_fold_in(tf.constant([0, 0]), 2)
+    return kfac.sample_rows(key, tf.range(examples), **share).numpy()
+
+
+def assert_same_factors(left: keras.Model, right: keras.Model) -> None:
+    pairs = zip(left.optimizer.blocks, right.optimizer.blocks, strict=True)
+    for one, other in pairs:
+        np.testing.assert_allclose(one.factors().a, other.factors().a, rtol=1e-5)
+        np.testing.assert_allclose(
+            one.factors().g, other.factors().g, rtol=1e-4, atol=1e-7
+        )
+
+
+@pytest.mark.parametrize("fisher", ["sampled", "empirical"])
+def test_a_part_of_the_batch_makes_the_factors_of_random_rows(fisher):
+    part = compiled(curvature_fraction=0.25, fisher=fisher)
     x, y = make_data()
-    part.fit(x[:32], y[:32], batch_size=32, shuffle=False, verbose=0)
-    whole = compiled(curvature_fraction=1.0)
-    whole.fit(x[:8], y[:8], batch_size=8, shuffle=False, verbose=0)
-    for left, right in zip(part.optimizer.blocks, whole.optimizer.blocks, strict=True):
-        np.testing.assert_allclose(left.factors().a, right.factors().a, rtol=1e-5)
+    weights = np.linspace(0.5, 2.0, 32, dtype=np.float32)
+    part.fit(x[:32], y[:32], 32, sample_weight=weights, shuffle=False, verbose=0)
+    rows = rows_of_the_first_step(32, fraction=0.25)
+    assert len(set(rows)) == 8
+    assert sorted(rows) != list(range(8))
+    # The same rows of inputs, targets and weights.
+    whole = compiled(curvature_fraction=1.0, fisher=fisher)
+    whole.fit(
+        x[rows], y[rows], 8, sample_weight=weights[rows], shuffle=False, verbose=0
+    )
+    assert_same_factors(part, whole)
 
 
 def test_factors_are_made_once_in_their_period_after_the_first():
@@ -180,7 +202,8 @@ def test_factors_are_made_once_in_their_period_after_the_first():
         fit(model, epochs=3)
     # Weights of the running means after steps 0 to 8, and after 0 to 3 and 6.
     counts = [
-        float(model.optimizer.blocks[0]._weight.value) for model in (often, seldom)
+        float(twins.state_of(model.optimizer.blocks[0], "factor_weight"))
+        for model in (often, seldom)
     ]
     np.testing.assert_allclose(counts, [1 - 0.99**9, 1 - 0.99**5], rtol=1e-5)
 
@@ -190,11 +213,10 @@ def test_of_a_large_batch_no_more_examples_than_are_needed_make_the_factors():
     y = np.argmax(x[:, :CLASSES], axis=1)
     some = compiled()
     some.fit(x, y, batch_size=200, shuffle=False, verbose=0)
+    rows = rows_of_the_first_step(200, max_rows=128)
     same = compiled(curvature_fraction=1.0)
-    same.fit(x[:128], y[:128], batch_size=128, shuffle=False, verbose=0)
-    for left, right in zip(some.optimizer.blocks, same.optimizer.blocks, strict=True):
-        np.testing.assert_allclose(left.factors().a, right.factors().a, rtol=1e-5)
-        np.testing.assert_allclose(left.factors().g, right.factors().g, rtol=1e-4)
+    same.fit(x[rows], y[rows], batch_size=128, shuffle=False, verbose=0)
+    assert_same_factors(some, same)
 
 
 def test_a_pass_for_the_factors_alone_moves_no_running_mean():
@@ -410,7 +432,7 @@ def test_a_model_that_is_built_by_its_first_batch_trains():
 
 def test_a_model_of_ones_own_trains():
     @keras.saving.register_keras_serializable(package="tests")
-    class Own(kfac.Trainer, keras.Model):
+    class Own(kfac.FitWithKFAC, keras.Model):
         def __init__(self, **kwargs):
             super().__init__(**kwargs)
             self.first = keras.layers.Dense(6, activation="tanh")

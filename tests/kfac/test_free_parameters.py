@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from acktr_tf.kfac import KFAC, Bias, CurvatureTape
+from acktr_tf.kfac import KFAC, CurvatureTape, FreeParameters
 
 UNITS = 3
 INITIAL = -0.4
@@ -16,7 +16,9 @@ def gaussian_model() -> keras.Model:
     """A mean that depends on the input, and a log deviation that does not."""
     inputs = keras.Input((2,))
     mean = keras.layers.Dense(UNITS, name="mean")(inputs)
-    log_std = Bias(UNITS, keras.initializers.Constant(INITIAL), name="log_std")(inputs)
+    log_std = FreeParameters(
+        UNITS, keras.initializers.Constant(INITIAL), name="log_std"
+    )(inputs)
     return keras.Model(inputs, [mean, log_std])
 
 
@@ -38,7 +40,7 @@ def block_after(model: keras.Model, inputs: tf.Tensor, noise: tf.Tensor):
 
 
 def test_outputs_are_the_parameters_whatever_the_inputs() -> None:
-    layer = Bias(UNITS, keras.initializers.Constant(INITIAL))
+    layer = FreeParameters(UNITS, keras.initializers.Constant(INITIAL))
     for shape in [(5, 2), (1, 4, 4, 3)]:
         outputs = layer(np.ones(shape, np.float32))
         np.testing.assert_allclose(outputs, np.full((shape[0], UNITS), INITIAL))
@@ -90,7 +92,7 @@ def test_the_fisher_matrix_of_a_log_deviation_is_twice_the_identity() -> None:
 @pytest.mark.parametrize("compiled", [False, True])
 def test_a_step_of_a_bias_alone_is_the_natural_gradient(compiled: bool) -> None:
     inputs = keras.Input((2,))
-    model = keras.Model(inputs, Bias(UNITS, name="free")(inputs))
+    model = keras.Model(inputs, FreeParameters(UNITS, name="free")(inputs))
     optimizer = KFAC(learning_rate=0.5, kl_radius=None, momentum=0.0, damping=1e-8)
     optimizer.attach(model)
     random = np.random.default_rng(1)

@@ -1,4 +1,4 @@
-"""What each kind of layer sees, beside its exact gradients of single examples."""
+"""Layer types, their signals, and their blocks beside exact gradients of examples."""
 
 import itertools
 from collections.abc import Callable
@@ -12,9 +12,14 @@ import tensorflow as tf
 from hypothesis import strategies as st
 from oracles import kfac as oracle
 
-from acktr_tf.kfac import KFAC, Bias, CurvatureTape
-from acktr_tf.kfac.blocks import Block, DiagonalBlock, KroneckerBlock
-from acktr_tf.kfac.factors import Rows
+from acktr_tf.kfac import KFAC, Call, CurvatureTape, FreeParameters, register_layer
+from acktr_tf.kfac.blocks import registry
+from acktr_tf.kfac.blocks.block import Block
+from acktr_tf.kfac.blocks.diagonal import DiagonalBlock
+from acktr_tf.kfac.blocks.kronecker import KroneckerBlock, LayerRule
+from acktr_tf.kfac.inverses import Inversion
+from acktr_tf.kfac.linalg import damped_inverse
+from acktr_tf.kfac.statistics.signals import Signals
 from kfac import twins
 
 LAYERS = keras.layers
@@ -63,12 +68,10 @@ def seen(
 
     block = next(b for b in optimizer.blocks if name in (None, b.layer.name))
     tape, log_likelihood = forward()
-    sources = block.sources(tape)
-    gradients = tape.gradient(log_likelihood, sources)
+    tensors = block.differentiated_tensors(tape)
+    gradients = tape.gradient(log_likelihood, tensors)
     rows = [
-        block._kind.rows(
-            *block._seen(call, tf.convert_to_tensor(gradient), tf.constant(0))
-        )
+        block.signals(call, tf.convert_to_tensor(gradient), tf.constant(0))
         for call, gradient in zip(tape.calls(block.layer), gradients, strict=True)
     ]
     arrays = [(with_ones(each), np.asarray(each.g)) for each in rows]
@@ -83,7 +86,7 @@ def seen(
     )
 
 
-def with_ones(rows: Rows) -> np.ndarray:
+def with_ones(rows: Signals) -> np.ndarray:
     """ā of all rows."""
     a = np.asarray(rows.a)
     return np.concatenate([a, np.ones_like(a[..., :1])], axis=-1) if rows.bias else a
@@ -220,7 +223,7 @@ def test_an_embedding_sees_one_hot_vectors(shape, mask_zero):
 
 @pytest.mark.parametrize("shape", [(4, 3), (4, 2, 3)])
 def test_free_parameters_see_a_one(shape):
-    check(Bias(3), twins.inputs(*shape), lambda x: np.ones((len(x), 1, 1)))
+    check(FreeParameters(3), twins.inputs(*shape), lambda x: np.ones((len(x), 1, 1)))
 
 
 # Normalization --------------------------------------------------------------------
@@ -510,7 +513,7 @@ class Refused(NamedTuple):
 
     make: Callable[[], keras.layers.Layer]
     shape: tuple[int, ...]
-    reason: str = r"of type {kind} has trainable weights but is of a kind"
+    reason: str = r"of type {kind} has trainable weights but is of a type"
 
 
 def with_lora() -> keras.layers.Layer:
@@ -661,7 +664,7 @@ def test_the_diagonal_is_the_mean_of_squared_gradients_and_steps_by_it(name):
         update_diagonal(optimizer, model, x, scores, number)
 
     diagonal = exact_diagonal(model, x)
-    twins.assert_close(block.factors().g, diagonal, 2e-5)
+    twins.assert_close(block.factors()[0], diagonal, 2e-5)
 
     optimizer.update_inverses()
     weights = model.trainable_variables
@@ -701,7 +704,7 @@ def test_the_diagonal_of_drawn_targets_converges_to_that_of_the_fisher_matrix():
     tolerance = 4 * np.sqrt(2 / draws)
     diagonal = exact_diagonal(model, x)
     np.testing.assert_allclose(
-        optimizer.blocks[0].factors().g, diagonal, rtol=tolerance
+        optimizer.blocks[0].factors()[0], diagonal, rtol=tolerance
     )
 
 
@@ -718,7 +721,7 @@ def test_a_layer_of_several_outputs_counts_the_examples():
 
     found = twins.per_example_gradients(model, x, twins.wavy_log_likelihood)
     total = np.concatenate([np.ravel(each.sum(axis=0)) for each in found])
-    twins.assert_close(optimizer.blocks[0].factors().g, total**2 / 5, 3e-5)
+    twins.assert_close(optimizer.blocks[0].factors()[0], total**2 / 5, 3e-5)
 
 
 def test_a_layer_may_be_called_by_the_names_of_its_arguments():
@@ -731,7 +734,7 @@ def test_a_layer_may_be_called_by_the_names_of_its_arguments():
     with optimizer.curvature_tape() as tape:
         log_likelihood = twins.wavy_log_likelihood([model(x)])
     optimizer.update_factors(tape, log_likelihood)
-    assert np.abs(optimizer.blocks[0].factors().g).max() > 0
+    assert np.abs(optimizer.blocks[0].factors()[0]).max() > 0
 
 
 class Plain(LAYERS.Layer):
@@ -758,7 +761,229 @@ def test_a_layer_of_ones_own_may_use_names_that_others_have():
     with optimizer.curvature_tape() as tape:
         log_likelihood = twins.wavy_log_likelihood([model(x)])
     optimizer.update_factors(tape, log_likelihood)
-    assert np.abs(optimizer.blocks[0].factors().g).min() > 0
+    assert np.abs(optimizer.blocks[0].factors()[0]).min() > 0
+
+
+# Layers of one's own ----------------------------------------------------------------
+@pytest.fixture
+def own_rules(monkeypatch):
+    """Registers layers for one test."""
+    monkeypatch.setattr(registry, "_RULES", dict(registry._RULES))
+
+
+class Scaled(LAYERS.Layer):
+    """y = 3 x W + b."""
+
+    def build(self, shape: tuple[int, ...]) -> None:
+        self.matrix = self.add_weight((shape[-1], 2), "normal", name="matrix")
+        self.offset = self.add_weight((2,), "normal", name="offset")
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        return 3.0 * (inputs @ self.matrix) + self.offset
+
+
+def scaled_signals(layer: Scaled, call: Call, gradients: tf.Tensor) -> Signals:
+    return Signals(3.0 * call.inputs[:, None], gradients[:, None], bias=True)
+
+
+class Elementwise(LAYERS.Layer):
+    """y = x ∘ w + b."""
+
+    def build(self, shape: tuple[int, ...]) -> None:
+        self.slope = self.add_weight(shape[-1:], "normal", name="slope")
+        self.offset = self.add_weight(shape[-1:], "normal", name="offset")
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        return inputs * self.slope + self.offset
+
+
+def elementwise_signals(
+    layer: Elementwise, call: Call, gradients: tf.Tensor
+) -> Signals:
+    each = tf.concat([gradients * call.inputs, gradients], axis=1)
+    return Signals(tf.ones_like(each[:, None, :1]), each[:, None])
+
+
+def test_a_layer_of_ones_own_sees_what_its_rule_says(own_rules):
+    register_layer(Scaled, LayerRule(scaled_signals, ("matrix", "offset")))
+    x = twins.inputs(5, 3)
+    check(Scaled(), x, lambda x: with_bias(np.stack([3 * x], axis=1), True))
+
+
+def test_a_layer_of_ones_own_has_its_exact_fisher_matrix(own_rules):
+    rule = LayerRule(elementwise_signals, ("slope", "offset"), axis=1)
+    register_layer(Elementwise, rule)
+    model, x = alone(Elementwise(), (3,)), twins.inputs(5, 3)
+    (block,) = updated(KFAC(), model, x).blocks
+    twins.assert_close(block.to_dense(), exact_fisher(model, x))
+
+
+def updated(optimizer: KFAC, model: keras.Model, x: np.ndarray) -> KFAC:
+    """The optimizer, attached, after one update of its curvature."""
+    optimizer.attach(model)
+    with optimizer.curvature_tape() as tape:
+        log_likelihood = twins.wavy_log_likelihood([model(x)])
+    optimizer.update_curvature(tape, log_likelihood)
+    return optimizer
+
+
+def exact_fisher(model: keras.Model, x: np.ndarray, weights: slice = slice(None)):
+    """E[u uᵀ], with u the gradients of some of the weights, side by side."""
+    found = twins.per_example_gradients(model, x, twins.wavy_log_likelihood)
+    flat = [gradient.reshape(len(x), 1, -1) for gradient in found[weights]]
+    return oracle.second_moment(np.concatenate(flat, axis=2))
+
+
+class FullBlock(Block):
+    """The whole Fisher matrix of a dense layer: one factor, and no A or G."""
+
+    def __init__(self, layer, settings, add_variable) -> None:
+        variables = layer.trainable_variables
+        size = sum(int(np.prod(variable.shape)) for variable in variables)
+        super().__init__(layer, variables, {"fisher": (size, size)}, add_variable)
+        self._inverse = self.add_array("inverse", (size, size), "identity")
+        self.inverse_arrays = [self._inverse]
+
+    def differentiated_tensors(self, tape: CurvatureTape) -> list[tf.Tensor]:
+        return [call.outputs for call in tape.calls(self.layer)]
+
+    def statistics(self, tape, gradients, examples, step) -> list[tf.Tensor]:
+        (call,), (g,) = tape.calls(self.layer), gradients
+        kernel = tf.einsum("ni,nj->nij", call.inputs, g)
+        each = tf.concat([tf.reshape(kernel, [tf.shape(g)[0], -1]), g], axis=1)
+        return [tf.matmul(each, each, transpose_a=True) / tf.cast(examples, g.dtype)]
+
+    @property
+    def inversion_cost(self) -> float:
+        return float(self.factor_shapes[0][0] ** 3)
+
+    def invert(self, factors, damping: float) -> Inversion:
+        inverse = damped_inverse(factors[0], damping)
+        return Inversion([inverse.matrix], inverse.succeeded, inverse.failures)
+
+    def condition_number(self, damping: tf.Tensor) -> tf.Tensor:
+        values = tf.linalg.eigvalsh(self.to_dense()) + damping
+        return values[-1] / values[0]
+
+    def multiply(self, matrix: tf.Tensor) -> tf.Tensor:
+        return matrix @ self.to_dense()
+
+    def multiply_inverse(self, matrix: tf.Tensor) -> tf.Tensor:
+        return matrix @ self._inverse.value
+
+    def to_dense(self) -> tf.Tensor:
+        return self.factors()[0]
+
+
+class OwnDense(LAYERS.Dense):
+    """A type of its own."""
+
+
+def own_dense_below_a_dense() -> keras.Model:
+    inputs = keras.Input((3,))
+    hidden = OwnDense(4, activation="tanh", name="own")(inputs)
+    model = keras.Model(inputs, LAYERS.Dense(2, name="top")(hidden))
+    twins.randomize(model)
+    return model
+
+
+def test_a_block_of_ones_own_may_be_the_whole_fisher_matrix_of_a_layer(own_rules):
+    register_layer(OwnDense, FullBlock)
+    model, x, damping = own_dense_below_a_dense(), twins.inputs(7, 3), 0.05
+    optimizer = updated(
+        KFAC(learning_rate=1.0, kl_radius=None, momentum=0.0, damping=damping),
+        model,
+        x,
+    )
+    block, top = optimizer.blocks
+    assert isinstance(top, KroneckerBlock)
+    fisher = exact_fisher(model, x, slice(0, 2))
+    twins.assert_close(block.to_dense(), fisher, 2e-5)
+
+    weights = model.trainable_variables
+    before = [np.float64(weight) for weight in weights]
+    gradients = [twins.inputs(*w.shape, seed=6 + i) for i, w in enumerate(weights)]
+    optimizer.apply([tf.constant(g) for g in gradients], weights)
+    step = np.concatenate(
+        [np.ravel(old - new) for old, new in zip(before, weights, strict=True)][:2]
+    )
+    flat = np.concatenate([np.ravel(gradient) for gradient in gradients[:2]])
+    damped = fisher + damping * np.eye(len(fisher))
+    twins.assert_close(step, np.linalg.solve(damped, np.float64(flat)), 1e-4)
+
+    found = optimizer.diagnostics()
+    np.testing.assert_allclose(
+        found["condition/own"], np.linalg.cond(damped), rtol=1e-3
+    )
+    assert "pi/own" not in found
+    assert optimizer.memory(model)["own"] == 4 * (2 * 16**2 + 2)
+
+
+@pytest.mark.parametrize("thread", [False, True])
+def test_blocks_of_different_numbers_of_factors_are_inverted_together(
+    own_rules, thread
+):
+    register_layer(OwnDense, FullBlock)
+    model, x = own_dense_below_a_dense(), twins.inputs(7, 3)
+    optimizer = KFAC(
+        inverse_thread=thread, inverse_update_period=2, damping=0.05, bound="update"
+    )
+    optimizer.attach(model)
+
+    @tf.function(autograph=False)
+    def step(x: tf.Tensor) -> None:
+        with optimizer.curvature_tape() as tape, tf.GradientTape() as loss_tape:
+            outputs = model(x)
+            loss = tf.reduce_mean(tf.square(outputs))
+            log_likelihood = twins.wavy_log_likelihood([outputs])
+        optimizer.update_curvature(tape, log_likelihood)
+        weights = model.trainable_variables
+        optimizer.apply(loss_tape.gradient(loss, weights), weights)
+
+    losses = []
+    for _ in range(12):
+        step(tf.constant(x))
+        losses.append(float(tf.reduce_mean(tf.square(model(x)))))
+    assert losses[-1] < losses[0]
+    assert int(optimizer.failed_factorizations) == 0
+    assert float(optimizer.blocks[0].inverse_step) >= 8
+
+
+def test_a_subclass_of_a_registered_layer_is_not_registered(own_rules):
+    class Own(Scaled):
+        """Might compute something else."""
+
+    register_layer(Scaled, LayerRule(scaled_signals, ("matrix", "offset")))
+    with pytest.raises(ValueError, match=r"type Own .*kfac\.register_layer"):
+        KFAC().attach(alone(Own(), (3,)))
+
+
+def test_a_rule_has_to_name_all_weights(own_rules):
+    register_layer(Scaled, LayerRule(scaled_signals, ("matrix",)))
+    with pytest.raises(ValueError, match=r"Received: .*offset"):
+        KFAC().attach(alone(Scaled(), (3,)))
+
+
+def test_what_is_no_layer_or_no_rule_is_not_registered(own_rules):
+    rule = LayerRule(scaled_signals, ("matrix", "offset"))
+    with pytest.raises(ValueError, match="`layer_type` must be a subclass of keras"):
+        register_layer(Scaled(), rule)
+    with pytest.raises(ValueError, match="`layer_type` must be a subclass of keras"):
+        register_layer(int, rule)
+    for wrong in (scaled_signals, int, None):
+        with pytest.raises(ValueError, match=r"`rule` must be a kfac\.LayerRule, or"):
+            register_layer(Scaled, wrong)
+
+
+def test_a_layer_is_registered_once_unless_its_rule_is_to_be_replaced(own_rules):
+    rule = LayerRule(scaled_signals, ("matrix", "offset"))
+    register_layer(Scaled, FullBlock)
+    with pytest.raises(ValueError, match="Scaled is registered already"):
+        register_layer(Scaled, rule)
+    register_layer(Scaled, rule, override=True)
+    optimizer = KFAC()
+    optimizer.attach(alone(Scaled(), (3,)))
+    assert isinstance(optimizer.blocks[0], KroneckerBlock)
 
 
 # Frozen ---------------------------------------------------------------------------
@@ -771,7 +996,7 @@ def test_a_layer_of_ones_own_may_use_names_that_others_have():
         (LAYERS.LayerNormalization(), (4,)),
         (LAYERS.GroupNormalization(2), (4,)),
         (LAYERS.Dense(3, dtype="float64"), (4,)),
-        (Bias(2), (4,)),
+        (FreeParameters(2), (4,)),
     ],
     ids=lambda value: type(value).__name__ if not isinstance(value, tuple) else "",
 )
@@ -784,7 +1009,7 @@ def test_a_frozen_layer_has_no_block_and_needs_no_support(layer, shape, fallback
     optimizer = KFAC(fallback=fallback)
     optimizer.attach(model)
     assert [block.layer.name for block in optimizer.blocks] == ["top"]
-    assert optimizer.curvature.watched == []
+    assert optimizer.curvature.watched_weights == []
 
 
 def test_a_layer_frozen_with_the_model_around_it_has_no_block():

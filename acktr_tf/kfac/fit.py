@@ -1,19 +1,22 @@
 """Keras models whose `fit` trains by K-FAC."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import keras
 import tensorflow as tf
 
+from acktr_tf.kfac import control
 from acktr_tf.kfac.likelihoods import Likelihoods
 from acktr_tf.kfac.lookahead import Lookahead
 from acktr_tf.kfac.optimizer import KFAC
 from acktr_tf.kfac.replicas import mean_over_replicas
+from acktr_tf.kfac.sampling import sample_rows
+from acktr_tf.kfac.step_rules import FisherInnerProducts
 
-CURVATURE_EXAMPLES = 128
-"""Of a batch at most so many are taken for the factors, if nothing else is said."""
+MAX_CURVATURE_EXAMPLES = 128
+"""Largest number of examples of a batch for the factors, by default."""
 
 if TYPE_CHECKING:
     from keras import Model as _Base
@@ -21,17 +24,17 @@ else:
     _Base = object
 
 
-class Trainer(_Base):
-    """What makes `fit` of a Keras model train by K-FAC, if that is its optimizer.
+class FitWithKFAC(_Base):
+    """Mixin that makes `fit` of a Keras model train by K-FAC, if that is its optimizer.
 
-    To be put before `keras.Model` among the bases of a model of one's own:
+    Put it before `keras.Model` among the bases of your own model:
 
-        class MyModel(kfac.Trainer, keras.Model):
+        class MyModel(kfac.FitWithKFAC, keras.Model):
             ...
 
     With another optimizer it changes nothing. The loss must be a log-likelihood; see
-    `kfac.likelihood_of`. Factors are those of the Fisher matrix of what the model
-    predicts; penalties on weights are in the gradient only.
+    `kfac.likelihood_of`. The factors are those of the Fisher matrix of the model's
+    predictions; penalties on weights are in the gradient only.
     """
 
     def compile(
@@ -42,16 +45,16 @@ class Trainer(_Base):
         *args: Any,
         **kwargs: Any,
     ) -> None:
-        """See `keras.Model.compile`.
+        """Compiles the model; see `keras.Model.compile`.
 
         Args:
-          optimizer: A `KFAC`, or one that wraps it.
-          loss: One that `kfac.likelihood_of` knows; of several outputs a list or
-            dictionary of them.
-          loss_weights: Of several losses, likewise.
-          *args: Of `keras.Model.compile`.
-          **kwargs: Of `keras.Model.compile`. `jit_compile` must not be True: matrices
-            are inverted outside of XLA.
+          optimizer: A `KFAC`, or an optimizer that wraps it.
+          loss: A loss that `kfac.likelihood_of` knows; for several outputs a list or
+            dictionary of losses.
+          loss_weights: Weights of several losses, likewise.
+          *args: Arguments of `keras.Model.compile`.
+          **kwargs: Arguments of `keras.Model.compile`. `jit_compile` must not be True:
+            matrices are inverted outside of XLA.
 
         Raises:
           ValueError: An argument or a layer is not supported.
@@ -86,17 +89,17 @@ class Trainer(_Base):
         """Compiles a model that was loaded, and makes the optimizer's variables.
 
         Args:
-          config: The arguments of `compile`, as `get_compile_config` gives them.
+          config: Arguments of `compile`, as `get_compile_config` returns them.
         """
         self.compile(**keras.saving.deserialize_keras_object(config))
         if self.built:
             self.optimizer.build(self.trainable_variables)
 
     def train_step(self, data: Any) -> dict[str, Any]:
-        """One step of `fit`: the forward pass is that of gradient and curvature both.
+        """Trains on one batch: updates the curvature, then the weights.
 
         Args:
-          data: Inputs, targets and weights, as Keras gives them.
+          data: Inputs, targets and weights, as Keras passes them.
 
         Returns:
           Metric → value.
@@ -114,7 +117,7 @@ class Trainer(_Base):
         before: tuple[Any, ...] = ()
         if kfac.damping_period is not None:
             before = tf.identity(kfac.iterations.value), self._states()
-        # One forward pass is enough where all examples are in every update.
+        # One forward pass is enough if all examples are in every update.
         shared = kfac.curvature_fraction == 1.0 and kfac.factor_update_period == 1
         likelihood = None
         with kfac.curvature_tape() as curvature_tape, tf.GradientTape() as tape:
@@ -133,9 +136,8 @@ class Trainer(_Base):
         variables = self.trainable_variables
         gradients = tape.gradient(scaled_loss, variables)
         if kfac.step_rule == "quadratic":
-            kfac.apply_quadratic(
-                gradients, variables, self._gram(kfac, x, sample_weight)
-            )
+            products = self._fisher_inner_products(kfac, x, sample_weight)
+            kfac.apply_quadratic(gradients, variables, products)
         else:
             self.optimizer.apply(gradients, variables)
         if kfac.damping_period is not None:
@@ -147,7 +149,7 @@ class Trainer(_Base):
     def _log_likelihood(
         self, kfac: KFAC, y: Any, outputs: Any, sample_weight: Any
     ) -> tf.Tensor:
-        """Whose gradients' second moment is the curvature, `[N]`."""
+        """Returns the log-likelihood `[N]` whose gradients make the curvature."""
         if kfac.fisher == "empirical":
             return self._likelihoods.log_likelihood(y, outputs, sample_weight)
         key = kfac.sampling_key()
@@ -156,16 +158,13 @@ class Trainer(_Base):
     def _update_factors_if_due(
         self, kfac: KFAC, x: Any, y: Any, sample_weight: Any
     ) -> None:
-        """Of a part of the batch, by a forward pass of its own."""
+        """Updates the factors from rows of the batch, by another forward pass."""
 
         def update(x: Any, y: Any, sample_weight: Any) -> tf.Tensor:
-            part = [
-                _first(kfac.curvature_fraction, values)
-                for values in (x, y, sample_weight)
-            ]
-            with self._nothing_remembered(), kfac.curvature_tape() as tape:
-                outputs = self(part[0], training=True)
-                likelihood = self._log_likelihood(kfac, part[1], outputs, part[2])
+            rows = _curvature_rows(kfac, (x, y, sample_weight))
+            with self._states_kept(), kfac.curvature_tape() as tape:
+                outputs = self(rows[0], training=True)
+                likelihood = self._log_likelihood(kfac, rows[1], outputs, rows[2])
             kfac.update_factors(tape, likelihood)
             return tf.constant(True)
 
@@ -179,27 +178,27 @@ class Trainer(_Base):
         elif context.num_replicas_in_sync == 1:
             tf.cond(kfac.factors_due(), lambda: update(*batch), skip)
         else:
-            # A condition may hold nothing that replicas do together, but the other way
-            # round it may.
-            def of_all(strategy: tf.distribute.Strategy, *batch: Any) -> None:
+            # A `tf.cond` inside of a replica may not hold what replicas do together. So
+            # all replicas meet first, and the condition holds what they do.
+            def update_together(strategy: tf.distribute.Strategy, *batch: Any) -> None:
                 def update_all() -> tf.Tensor:
                     strategy.run(update, args=batch)
                     return tf.constant(True)
 
                 tf.cond(kfac.factors_due(), update_all, skip)
 
-            context.merge_call(of_all, args=batch)
+            context.merge_call(update_together, args=batch)
 
-    def _gram(
+    def _fisher_inner_products(
         self, kfac: KFAC, x: Any, sample_weight: Any
-    ) -> Callable[[Sequence[Any]], tf.Tensor]:
-        """The exact Fisher matrix of the batch, as `KFAC.apply_quadratic` wants it."""
+    ) -> FisherInnerProducts:
+        """Returns the inner products by the exact Fisher matrix of the batch."""
 
-        def gram(directions: Sequence[Sequence[tf.Tensor]]) -> tf.Tensor:
+        def products(directions: Sequence[Sequence[tf.Tensor]]) -> tf.Tensor:
             tangents, outputs = [], None
             for direction in directions:
                 with (
-                    self._nothing_remembered(),
+                    self._states_kept(),
                     tf.autodiff.ForwardAccumulator(
                         [variable.value for variable in self.trainable_variables],
                         direction,
@@ -214,13 +213,15 @@ class Trainer(_Base):
                         outputs,
                     )
                 )
-            # Another one than that of the factors' targets.
+            # Another key than that of the factors' targets.
             key = tf.random.experimental.stateless_fold_in(kfac.sampling_key(), 1)
             return mean_over_replicas(
-                self._likelihoods.fisher_gram(outputs, tangents, key, sample_weight)
+                self._likelihoods.fisher_inner_products(
+                    outputs, tangents, key, sample_weight
+                )
             )
 
-        return gram
+        return products
 
     def _adapt_damping_if_due(
         self,
@@ -232,23 +233,23 @@ class Trainer(_Base):
         steps: tf.Tensor,
         states: Sequence[tf.Tensor],
     ) -> None:
-        """By what the step just taken did to the loss of its own batch.
+        """Adapts the damping to what the last step did to the loss of its own batch.
 
-        The loss after it has the seeds that the loss before it had, so that dropout
-        leaves out the same units. A step that a loss scale left out says nothing.
+        The loss after the step has the seeds of the loss before it, so that dropout
+        leaves out the same units. A step that a loss scale left out does not count.
 
         Args:
           kfac: The optimizer.
-          x: The batch's inputs.
-          y: Its targets.
-          sample_weight: Its weights.
-          loss: Of it, before the step.
-          steps: How many were counted before the step.
-          states: As `_states` had them before the loss.
+          x: Inputs of the batch.
+          y: Targets of the batch.
+          sample_weight: Weights of the batch.
+          loss: Loss of the batch before the step.
+          steps: Number of steps before the step.
+          states: `_states()` before the loss.
         """
 
         def change() -> tf.Tensor:
-            with self._nothing_remembered():
+            with self._states_kept():
                 self._restore(states)
                 outputs = self(x, training=True)
                 after = self.compute_loss(x, y, outputs, sample_weight, training=True)
@@ -260,11 +261,11 @@ class Trainer(_Base):
         measured = tf.cond(due, change, lambda: tf.constant(0.0))
         # A loss is divided by the number of replicas.
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        kfac.adapt_damping(mean_over_replicas(replicas * measured), due)
+        control.adapt_damping(kfac, mean_over_replicas(replicas * measured), due)
 
     @contextmanager
-    def _nothing_remembered(self) -> Iterator[None]:
-        """A forward pass in training that moves no running mean and no seed."""
+    def _states_kept(self) -> Iterator[None]:
+        """Lets a forward pass in training change no running mean and no seed."""
         before = self._states()
         try:
             yield
@@ -272,7 +273,7 @@ class Trainer(_Base):
             self._restore(before)
 
     def _states(self) -> list[tf.Tensor]:
-        """Running means, seeds and whatever else no gradient moves."""
+        """Returns running means, seeds and all else that no gradient moves."""
         return [tf.identity(v.value) for v in self.non_trainable_variables]
 
     def _restore(self, states: Sequence[tf.Tensor]) -> None:
@@ -288,38 +289,37 @@ class Trainer(_Base):
 
 
 @keras.saving.register_keras_serializable(package="acktr_tf")
-class Model(Trainer, keras.Model):
-    """`keras.Model` that can be trained by `KFAC`; see `Trainer`."""
+class Model(FitWithKFAC, keras.Model):
+    """`keras.Model` that can be trained by `KFAC`; see `FitWithKFAC`."""
 
 
 @keras.saving.register_keras_serializable(package="acktr_tf")
-class Sequential(Trainer, keras.Sequential):
-    """`keras.Sequential` that can be trained by `KFAC`; see `Trainer`."""
+class Sequential(FitWithKFAC, keras.Sequential):
+    """`keras.Sequential` that can be trained by `KFAC`; see `FitWithKFAC`."""
 
 
 def kfac_of(optimizer: Any) -> KFAC | None:
-    """The KFAC that an optimizer is or wraps, if there is one."""
+    """Returns the KFAC that an optimizer is or wraps, if there is one.
+
+    Args:
+      optimizer: A Keras optimizer, or its name.
+    """
     found: KFAC | None = _within(optimizer, KFAC)
     return found
 
 
 def _within(optimizer: Any, kind: type) -> Any:
-    """The first of a kind, from an optimizer inwards; None if there is none."""
+    """Returns the outermost optimizer of a type, or None."""
     while optimizer is not None and not isinstance(optimizer, kind):
         optimizer = getattr(optimizer, "inner_optimizer", None)
     return optimizer
 
 
-def _first(fraction: float | None, values: Any) -> Any:
-    """The first examples of a batch, or of a replica's part of it."""
+def _curvature_rows(kfac: KFAC, batch: Any) -> Any:
+    """Draws the rows of a batch, or of a replica's part, that make the factors."""
+    # Another key than those of the targets and of the quadratic model.
+    key = tf.random.experimental.stateless_fold_in(kfac.sampling_key(), 2)
+    if kfac.curvature_fraction is not None:
+        return sample_rows(key, batch, kfac.curvature_fraction)
     replicas = tf.distribute.get_strategy().num_replicas_in_sync
-
-    def cut(values: tf.Tensor | None) -> tf.Tensor | None:
-        if values is None:  # An input may be left out.
-            return None
-        if fraction is None:
-            return values[: -(-CURVATURE_EXAMPLES // replicas)]
-        count = tf.cast(fraction * tf.cast(tf.shape(values)[0], tf.float32), tf.int32)
-        return values[: tf.maximum(1, count)]
-
-    return None if values is None else keras.tree.map_structure(cut, values)
+    return sample_rows(key, batch, max_rows=-(-MAX_CURVATURE_EXAMPLES // replicas))

@@ -1,4 +1,4 @@
-"""The patch of its inputs that each output position of a convolution sees."""
+"""The patch of the inputs behind each output position of a convolution."""
 
 import itertools
 from typing import Any
@@ -7,22 +7,23 @@ import tensorflow as tf
 
 
 def extract_patches(
-    inputs: tf.Tensor, layer: Any, every: int = 1, offset: tf.Tensor | int = 0
+    inputs: tf.Tensor, layer: Any, stride: int = 1, offset: tf.Tensor | int = 0
 ) -> tf.Tensor:
-    """The patch of the inputs that each output position of a convolution sees.
+    """Returns the patch of the inputs behind each output position of a convolution.
 
     Args:
       inputs: `[N, *space, channels]`.
       layer: A Conv1D, Conv2D or Conv3D.
-      every: Only one position in so many along each axis.
-      offset: From which one on, a scalar integer whose digits in base `every` are the
-        numbers of the first one along each axis; of an axis with fewer positions the
-        last. So `every` to the power of the axes in a row are all positions.
+      stride: Distance along each axis of the positions whose patches are taken.
+      offset: First of these positions, a scalar integer whose digits in base `stride`
+        are its indices along the axes; along an axis with fewer positions, the last
+        one. So as many offsets in a row as `stride` to the power of the number of axes
+        cover all positions.
 
     Returns:
       `[N, *positions, kernel size · channels]`, each patch flattened as the kernel is.
     """
-    if every == 1 and len(layer.kernel_size) == 2:
+    if stride == 1 and len(layer.kernel_size) == 2:
         return tf.image.extract_patches(
             inputs,
             sizes=[1, *layer.kernel_size, 1],
@@ -30,30 +31,35 @@ def extract_patches(
             rates=[1, *layer.dilation_rate, 1],
             padding=layer.padding.upper(),
         )
-    return _sliced_patches(inputs, layer, every, offset)
+    return _sliced_patches(inputs, layer, stride, offset)
 
 
 def positions(length: Any, layer: Any, axis: int) -> Any:
-    """How many output positions an axis of the inputs has.
+    """Returns the number of output positions along an axis of the inputs.
 
     Args:
-      length: Of that axis, an int or a scalar tensor.
+      length: Length of that axis, an int or a scalar tensor.
       layer: A convolution.
       axis: The spatial axis, from 0.
     """
-    stride = layer.strides[axis]
+    step = layer.strides[axis]
     if layer.padding in ("same", "causal"):
-        return -(-length // stride)
-    return (length - _extent(layer, axis) - 1) // stride + 1
+        return -(-length // step)
+    return (length - _extent(layer, axis) - 1) // step + 1
 
 
 def _extent(layer: Any, axis: int) -> int:
-    """From the first element of a kernel to its last."""
+    """Returns the distance from the first element of a kernel to its last."""
     return int((layer.kernel_size[axis] - 1) * layer.dilation_rate[axis])
 
 
 def pad(inputs: tf.Tensor, layer: Any) -> tf.Tensor:
-    """Inputs with the zeros around them that the layer's padding stands for."""
+    """Returns the inputs with the zeros around them that the layer's padding adds.
+
+    Args:
+      inputs: `[N, *space, channels]`.
+      layer: A convolution.
+    """
     shape = tf.shape(inputs)
     paddings = []
     for axis in range(len(layer.kernel_size)):
@@ -72,23 +78,23 @@ def pad(inputs: tf.Tensor, layer: Any) -> tf.Tensor:
 
 
 def _sliced_patches(
-    inputs: tf.Tensor, layer: Any, every: int, offset: tf.Tensor | int
+    inputs: tf.Tensor, layer: Any, stride: int, offset: tf.Tensor | int
 ) -> tf.Tensor:
-    """As `extract_patches`, for any number of axes: a slice for each kernel element."""
+    """As `extract_patches`, for any number of axes: one slice per kernel element."""
     shape = tf.shape(inputs)
     axes = range(len(layer.kernel_size))
     starts, counts = [], []
     for axis in axes:
         count = positions(shape[axis + 1], layer, axis)
-        first = tf.minimum(offset // every**axis % every, count - 1)
+        first = tf.minimum(offset // stride**axis % stride, count - 1)
         starts.append(first * layer.strides[axis])
-        counts.append((count - 1 - first) // every + 1)
+        counts.append((count - 1 - first) // stride + 1)
     padded = pad(inputs, layer)
     slices = []
     for element in itertools.product(*map(range, layer.kernel_size)):
         window: list[slice] = [slice(None)]
         for axis in axes:
-            step = layer.strides[axis] * every
+            step = layer.strides[axis] * stride
             first = starts[axis] + element[axis] * layer.dilation_rate[axis]
             window.append(slice(first, first + (counts[axis] - 1) * step + 1, step))
         slices.append(padded[tuple(window)])
@@ -96,14 +102,14 @@ def _sliced_patches(
 
 
 def patch_bytes(inputs: tf.Tensor, layer: Any) -> int | tf.Tensor:
-    """Bytes of one example's patches in float32.
+    """Returns the bytes of one example's patches in float32.
 
     Args:
       inputs: `[N, *space, channels]`.
       layer: A convolution.
 
     Returns:
-      An int, or a scalar float32 tensor where the size of the inputs is not known.
+      An int, or a scalar float32 tensor if the size of the inputs is not static.
     """
     size: Any = 4 * inputs.shape[-1]
     for axis, length in enumerate(inputs.shape[1:-1]):

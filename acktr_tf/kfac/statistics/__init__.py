@@ -1,0 +1,1 @@
+"""Statistics of one batch: a layer's signals, their moments, and Kronecker factors."""
