@@ -14,6 +14,7 @@ known; at a given radius a step improves the loss by about signal / sqrt(total).
 """
 
 import argparse
+import dataclasses
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -25,8 +26,9 @@ import tensorflow as tf
 from arguments import at_least
 from resumed import Resumed, resume
 
-from acktr_tf.algorithms import Batch, make_batch
 from acktr_tf.algorithms.acktr import ACKTR
+from acktr_tf.algorithms.losses import actor_critic_loss
+from acktr_tf.algorithms.returns import Batch, make_batch
 from acktr_tf.config.acktr import ACKTRSettings
 from acktr_tf.errors import UserError
 from acktr_tf.kfac import KFAC
@@ -60,13 +62,13 @@ def gradients(run: Resumed, optimizer: KFAC, batches: list[Batch]) -> list[Matri
     found = []
     for batch in batches:
         with tf.GradientTape(persistent=True) as tape:
-            distribution, value = run.policy.evaluate(tf.constant(batch.observation))
-            log_prob = distribution.log_prob(tf.constant(batch.action))
+            output = run.policy(batch.observation)
+            parts = actor_critic_loss(
+                run.policy.distribution(output), output.value, batch, 0.0, 0.0
+            )
             losses = {
-                "policy": -tf.reduce_mean(batch.advantage * log_prob),
-                "value": 0.5
-                * settings_of(run).loss.value_cost
-                * tf.reduce_mean(tf.square(value - batch.target)),
+                "policy": parts.policy,
+                "value": settings_of(run).loss.value_cost * parts.value,
             }
         for name in losses_of(run):
             values = tape.gradient(
@@ -113,16 +115,23 @@ def table(run: Resumed, batches: int) -> Iterator[str]:
       UserError: The run is not ACKTR's.
     """
     config = run.config
-    if not isinstance(run.algorithm, ACKTR):
+    if not isinstance(run.learner, ACKTR):
         raise UserError("Only runs of ACKTR have a Fisher matrix.")
-    optimizer = run.algorithm.optimizer
+    optimizer = run.learner.actor.optimizer
+    returns = config.returns
+    target = returns.value_lambda
+    if target is None:
+        target = returns.gae_lambda
     # Of each rollout a gradient for each λ and loss.
     samples = [
         gradients(
             run,
             optimizer,
             [
-                make_batch(rollout, config.discount, decay, config.value_target_lambda)
+                make_batch(
+                    rollout,
+                    dataclasses.replace(returns, gae_lambda=decay, value_lambda=target),
+                )
                 for decay in LAMBDAS
             ],
         )

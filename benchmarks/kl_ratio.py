@@ -23,7 +23,7 @@ import tensorflow as tf  # noqa: E402
 import tensorflow_probability as tfp  # noqa: E402
 from arguments import output_file  # noqa: E402
 
-from acktr_tf.algorithms import Batch, make_algorithm, make_batch  # noqa: E402
+from acktr_tf.algorithms import make_learner  # noqa: E402
 from acktr_tf.algorithms.acktr import ACKTR  # noqa: E402
 from acktr_tf.algorithms.losses import sampled_log_likelihood  # noqa: E402
 from acktr_tf.config import Config, configure, entries  # noqa: E402
@@ -96,7 +96,7 @@ def draw_log_likelihood(
     """Log-likelihood `[N]` of targets drawn from logits and values."""
     logits, value = outputs
     distribution = tfp.distributions.Categorical(logits=logits)
-    return sampled_log_likelihood(Evaluation(distribution, value), tf.constant(key))
+    return sampled_log_likelihood(distribution, value, tf.constant(key))
 
 
 def predicted_kl(block: Block, step: list[np.ndarray]) -> float:
@@ -152,33 +152,25 @@ def nature_cnn_on_pong(config: Config, updates: int) -> Subject:
     policy = ActorCritic(
         config.policy, environments.observation_space, environments.action_space, seed
     )
-    algorithm = make_algorithm(config, policy)
-    assert isinstance(algorithm, ACKTR)
+    learner = make_learner(config, policy)
+    assert isinstance(learner, ACKTR)
     collector = Collector(
-        policy, environments, config.run.unroll_length, seed, environments.reset()
+        learner, environments, config.run.unroll_length, seed, environments.reset()
     )
-
     for index in range(updates - 1):
-        algorithm.update(collect(collector, config, index), index, False)
-    batch = collect(collector, config, updates - 1)
-    observation = tf.constant(batch.observation)
+        rollout = collector.collect(index * config.batch_size).rollout
+        learner.update(rollout, index, measure=False)
+    rollout = collector.collect((updates - 1) * config.batch_size).rollout
+    rows = rollout.observation.reshape(-1, *rollout.observation.shape[2:])
+    observation = tf.constant(rows.copy())
     subject = stepped(
         policy.network,
-        algorithm.optimizer,
-        lambda: policy.forward(observation),
-        lambda: algorithm.update(batch, updates - 1, False),
+        learner.actor.optimizer,
+        lambda: tuple(policy(observation)),
+        lambda: learner.update(rollout, updates - 1, measure=False),
     )
     environments.close()
     return subject
-
-
-def collect(collector: Collector, config: Config, index: int) -> Batch:
-    """A batch of `N = T·B` rows, copied out of the collector."""
-    rollout = collector.collect(index * config.batch_size).rollout
-    batch = make_batch(
-        rollout, config.discount, config.gae_lambda, config.value_target_lambda
-    )
-    return Batch(*(column.copy() for column in batch))
 
 
 def stepped(

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from acktr_tf.backend import load_tensorflow
 from acktr_tf.config.a2c import A2CSettings
 from acktr_tf.config.acktr import ACKTRSettings
 from acktr_tf.config.setting import Settings, did_you_mean
@@ -61,6 +62,8 @@ def find_algorithm(name: str) -> Algorithm:
             f"Accepted: {', '.join(ALGORITHMS)}, or the class of one of your own as "
             "my_module:MyAlgorithm."
         )
+    # Its module will import TensorFlow: on the right backend, and without log noise.
+    load_tensorflow()
     try:
         found = getattr(importlib.import_module(module), attribute)
     except ModuleNotFoundError as error:

@@ -29,23 +29,23 @@ MUTATIONS = [
     # Fisher: what it is the curvature of.
     Mutation(
         "targets are the most likely actions, not sampled ones",
-        "losses.py",
-        "evaluation.distribution.sample(seed=key)",
-        "evaluation.distribution.mode()",
+        "algorithms/losses.py",
+        "distribution.sample(seed=key)",
+        "distribution.mode()",
         "tests/algorithms/test_sampled_log_likelihood.py",
     ),
     Mutation(
         "the value's target is too near",
-        "losses.py",
-        "tf.stop_gradient(evaluation.value) + noise",
-        "tf.stop_gradient(evaluation.value) + 0.5 * noise",
+        "algorithms/losses.py",
+        "tf.stop_gradient(value) + noise",
+        "tf.stop_gradient(value) + 0.5 * noise",
         "tests/algorithms/test_sampled_log_likelihood.py",
     ),
     Mutation(
         "the value's log-likelihood lacks its half",
-        "losses.py",
-        "-0.5 * tf.square(value - evaluation.value)",
-        "-tf.square(value - evaluation.value)",
+        "algorithms/losses.py",
+        "-0.5 * tf.square(drawn - value)",
+        "-tf.square(drawn - value)",
         "tests/algorithms/test_sampled_log_likelihood.py",
     ),
     Mutation(
@@ -336,19 +336,44 @@ MUTATIONS = [
         "            return self._pre_activations[id(layer)]",
         "tests/kfac/test_capture.py",
     ),
+    # The steppers and what follows a step.
+    Mutation(
+        "a step beyond the limit on the KL is kept",
+        "algorithms/trust_region.py",
+        "if float(found) <= np.float32(max_kl):",
+        "if float(found) >= np.float32(max_kl):",
+        "tests/algorithms/test_acktr.py",
+    ),
+    Mutation(
+        "the critic's Fisher matrix is not divided by its variance",
+        "algorithms/acktr.py",
+        "network(inputs)[:, 0] / tf.sqrt(variance)",
+        "network(inputs)[:, 0]",
+        "tests/algorithms/test_separate_acktr.py",
+    ),
+    Mutation(
+        "the exact Fisher product is half of what it is",
+        "algorithms/conjugate_gradient.py",
+        "distance = divergence(old, outputs(inputs))",
+        "distance = 0.5 * divergence(old, outputs(inputs))",
+        "tests/algorithms/test_conjugate_gradient.py",
+    ),
+    Mutation(
+        "conjugate gradients forget the direction before",
+        "algorithms/conjugate_gradient.py",
+        "add(conditioned, direction, beta)",
+        "add(conditioned, direction, 0.0 * beta)",
+        "tests/algorithms/test_conjugate_gradient.py",
+    ),
 ]
 
 
 def copy_of_the_repository(root: Path) -> Path:
     """What the tests need of the repository, to be made wrong."""
     without_caches = shutil.ignore_patterns("__pycache__")
-    for folder in ("acktr_tf", "tests/oracles", "tests/kfac"):
+    for folder in ("acktr_tf", "tests/oracles", "tests/kfac", "tests/algorithms"):
         shutil.copytree(REPOSITORY / folder, root / folder, ignore=without_caches)
-    for file in (
-        "pyproject.toml",
-        "tests/conftest.py",
-        "tests/algorithms/test_sampled_log_likelihood.py",
-    ):
+    for file in ("pyproject.toml", "tests/conftest.py"):
         shutil.copy(REPOSITORY / file, root / file)
     return root
 
