@@ -32,7 +32,7 @@ def adapt_radius(optimizer: "KFAC", kl: tf.Tensor, target: float | tf.Tensor) ->
     """
     # Until then the running mean of steps is shorter than the steps.
     warm_up = int(2.0 / (1.0 - optimizer.settings.momentum))
-    warm = optimizer.iterations.value > warm_up
+    warm = optimizer.step_number > warm_up
     # A scale of zero is that of a step not taken.
     scale = optimizer.trust_region_scale
     binding = warm & (scale > 0.0) & (scale < 1.0)

@@ -123,7 +123,7 @@ def diagnostics(optimizer: "KFAC") -> dict[str, tf.Tensor]:
     """
     scalars, blocks = optimizer.scalars, optimizer.blocks
     oldest = tf.reduce_min([block.inverse_step for block in blocks])
-    last = tf.cast(optimizer.iterations.value - 1, tf.float32)
+    last = tf.cast(optimizer.step_number - 1, tf.float32)
     found = {
         "predicted_kl": optimizer.predicted_kl(),
         "trust_region_scale": optimizer.trust_region_scale,

@@ -127,7 +127,7 @@ def _eigenbasis(matrix: Array) -> Eigenbasis:
     if np.isfinite(matrix).all():
         for routine in ("syevd", "syev"):
             (decompose,) = lapack.get_lapack_funcs((routine,), (matrix,))
-            # The transpose, the same matrix, is a Fortran array that LAPACK overwrites.
+            # The transpose is the same matrix, a Fortran array that LAPACK overwrites.
             values, vectors, info = decompose(
                 matrix.T.copy(order="F"), lower=1, overwrite_a=1
             )

@@ -281,6 +281,14 @@ class KFAC(keras.optimizers.Optimizer):
         """v, the last step, with one variable for each of `curvature.variables`."""
         return list(self._velocity)
 
+    @property
+    def step_number(self) -> tf.Tensor:
+        """Number of calls of `apply` so far, scalar integer.
+
+        Unlike `iterations`, it counts each batch whose gradients are accumulated.
+        """
+        return self._iterations.value
+
     # Curvature ------------------------------------------------------------------
     def curvature_tape(self) -> CurvatureTape:
         """Returns a tape for the forward pass behind `update_curvature`."""
@@ -313,7 +321,7 @@ class KFAC(keras.optimizers.Optimizer):
             `inverse="ekfac"`, a layer was called on more or fewer rows than N.
         """
         # Counts the updates, so that `patch_stride` skips no position for ever.
-        step = tf.cast(self._iterations.value, tf.int32)
+        step = tf.cast(self.step_number, tf.int32)
         period = self.settings.factor_update_period
         step = tf.where(step < period, step, step // period)
         rejected = self.curvature.update_factors(
@@ -325,7 +333,7 @@ class KFAC(keras.optimizers.Optimizer):
     def factors_due(self) -> tf.Tensor:
         """Returns whether the factors are to be updated at this step, scalar bool."""
         period = self.settings.factor_update_period
-        return factors_due(self._iterations.value, period)
+        return factors_due(self.step_number, period)
 
     def update_inverses(self) -> None:
         """Inverts the factors of the blocks that are due."""
@@ -333,14 +341,14 @@ class KFAC(keras.optimizers.Optimizer):
 
         def due(offset: int) -> tf.Tensor:
             return inverses_due(
-                self._iterations.value,
+                self.step_number,
                 settings.inverse_update_period,
                 settings.factor_update_period,
                 offset,
             )
 
         failures = self._inverter.update(
-            lambda: self._iterations.value, due, lambda: self.current_damping
+            lambda: self.step_number, due, lambda: self.current_damping
         )
         count = self.scalars.failed_factorizations
         count.assign(count.value + failures)
@@ -350,7 +358,7 @@ class KFAC(keras.optimizers.Optimizer):
 
         Each replica of a `tf.distribute` strategy has another key.
         """
-        step = tf.cast(self._iterations.value, tf.int32)
+        step = tf.cast(self.step_number, tf.int32)
         key = tf.stack([tf.constant(self.settings.seed, tf.int32), step])
         context = tf.distribute.get_replica_context()
         if context is None or context.num_replicas_in_sync == 1:
@@ -426,7 +434,7 @@ class KFAC(keras.optimizers.Optimizer):
             )
         values = [v.value for v in trainable_variables]
         reduced = self._all_reduce_sum_gradients(list(zip(grads, values, strict=True)))
-        curvature = self.curvature
+        curvature, kl_radius = self.curvature, self.settings.kl_radius
         gradients = curvature.to_matrices(
             {
                 id(variable): tf.convert_to_tensor(gradient)
@@ -443,7 +451,7 @@ class KFAC(keras.optimizers.Optimizer):
             damped_norm=damped_norm,
             velocities=self._velocity_matrices(),
             learning_rate=learning_rate,
-            radius=None if self.settings.kl_radius is None else self.radius,
+            radius=None if kl_radius is None else lambda: self.radius,
             damping=lambda: self.current_damping,
         )
         step = self._rule(directions, curvature)

@@ -26,7 +26,7 @@ class Directions(NamedTuple):
       damped_norm: ⟨g, F⁻¹ g⟩ = ΔᵀFΔ in the damped metric, scalar.
       velocities: v, the step before.
       learning_rate: η_max, scalar.
-      radius: δ, scalar; None without a trust region.
+      radius: Function that returns δ, scalar; None without a trust region.
       damping: Function that returns λ in force, scalar.
     """
 
@@ -35,7 +35,7 @@ class Directions(NamedTuple):
     damped_norm: tf.Tensor
     velocities: Sequence[tf.Tensor]
     learning_rate: tf.Tensor
-    radius: tf.Tensor | None
+    radius: Callable[[], tf.Tensor] | None
     damping: Callable[[], tf.Tensor]
 
 
@@ -97,7 +97,7 @@ class Momentum:
         shrink = tf.constant(1.0)
         if directions.radius is not None and self._bound == "update":
             squared_norm = curvature.squared_norm(velocities)
-            shrink = step_size(shrink, directions.radius, squared_norm)
+            shrink = step_size(shrink, directions.radius(), squared_norm)
         rate = tf.cast(directions.learning_rate, eta.dtype)
         return Step(
             [shrink * velocity for velocity in velocities],
@@ -108,7 +108,7 @@ class Momentum:
         rate, squared_norm = directions.learning_rate, directions.damped_norm
         if directions.radius is None or self._bound != "direction":
             return tf.cast(rate, squared_norm.dtype)
-        return step_size(rate, directions.radius, squared_norm)
+        return step_size(rate, directions.radius(), squared_norm)
 
 
 class QuadraticModel:
@@ -150,7 +150,7 @@ class QuadraticModel:
         scale = tf.constant(1.0)
         if directions.radius is not None:
             norm = tf.tensordot(weights, tf.linalg.matvec(fisher, weights), 1)
-            scale = step_size(scale, directions.radius, norm)
+            scale = step_size(scale, directions.radius(), norm)
         weights *= scale
         predicted = 0.5 * tf.tensordot(
             weights, tf.linalg.matvec(damped, weights), 1

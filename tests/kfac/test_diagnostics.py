@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from acktr_tf.kfac import KFAC
+from acktr_tf.kfac import KFAC, control
 from kfac import twins
 
 
@@ -133,3 +133,15 @@ def test_statistics_that_are_not_finite_are_counted_by_layer():
     # tanh of infinity is one, with a slope of zero: the last layer sees nothing bad.
     assert before == 0
     assert int(optimizer.rejected_statistics) == 2 + 1
+
+
+def test_accumulated_gradients_have_diagnostics_too():
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    optimizer = KFAC(gradient_accumulation_steps=2)
+    optimizer.attach(model)
+    weights = model.trainable_variables
+    for number in range(3):
+        optimizer.apply([tf.ones_like(w) for w in weights], weights)
+        control.adapt_radius(optimizer, tf.constant(0.001), 0.001)
+        assert int(optimizer.step_number) == number + 1
+    assert float(optimizer.diagnostics()["inverse_age"]) == 2.0
