@@ -149,9 +149,7 @@ class ACKTR:
         if finite:
             with clock("step"):
                 kl = functools.partial(self._kl, batch.observation, before.output, key)
-                self.actor.step(
-                    before.gradients
-                )  # F⁻¹∇, radius, momentum: (10) to (13)
+                self.actor.step(before.gradients)  # F⁻¹∇, radius: (10) to (13)
                 self._control(kl)  # The radius follows the exact KL: (14)
                 backtrack(self.actor, kl, self._max_kl)  # (15)
             if self.critic is not None:
