@@ -1,5 +1,6 @@
 """The algorithm that the documentation writes: trained, continued, scored, exported."""
 
+import os
 import re
 import shlex
 import subprocess
@@ -20,9 +21,13 @@ def block(name: str) -> str:
 
 
 def run(directory: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    # The commands silence TensorFlow unless its level is set, as the tests set it.
+    environment = dict(os.environ)
+    environment.pop("TF_CPP_MIN_LOG_LEVEL", None)
     return subprocess.run(
         [sys.executable, "-m", *command],
         cwd=directory,
+        env=environment,
         capture_output=True,
         text=True,
         check=False,

@@ -55,11 +55,10 @@ def make_batch(rollout: Rollout, settings: ReturnsSettings) -> Batch:
     advantage = value_error = advantages(settings.gae_lambda)
     if settings.value_lambda not in (None, settings.gae_lambda):
         value_error = advantages(settings.value_lambda)
+    with np.errstate(invalid="ignore", over="ignore"):
+        target = value_error + rollout.value
     return Batch(
-        rows(rollout.observation),
-        rows(rollout.action),
-        rows(advantage),
-        rows(value_error + rollout.value),
+        rows(rollout.observation), rows(rollout.action), rows(advantage), rows(target)
     )
 
 
@@ -116,14 +115,16 @@ def generalized_advantages(
             f"`last_value` must be [B]. Received: {last_value.shape}, "
             f"value_t.shape={shape}"
         )
-    next_value_t = np.concatenate([value_t[1:], last_value[np.newaxis]])
-    next_value_t = np.where(truncated_t, final_value_t, next_value_t)
-    next_value_t = np.where(terminated_t, 0.0, next_value_t)
-    delta_t = reward_t + discount * next_value_t - value_t
-    decay_t = discount * gae_lambda * ~(terminated_t | truncated_t)
-    advantage_t = np.empty_like(value_t)
-    advantage = np.zeros_like(last_value)
-    for t in reversed(range(shape[0])):
-        advantage = delta_t[t] + decay_t[t] * advantage
-        advantage_t[t] = advantage
+    # Values that are not finite make the loss so, and the learner reports that.
+    with np.errstate(invalid="ignore", over="ignore"):
+        next_value_t = np.concatenate([value_t[1:], last_value[np.newaxis]])
+        next_value_t = np.where(truncated_t, final_value_t, next_value_t)
+        next_value_t = np.where(terminated_t, 0.0, next_value_t)
+        delta_t = reward_t + discount * next_value_t - value_t
+        decay_t = discount * gae_lambda * ~(terminated_t | truncated_t)
+        advantage_t = np.empty_like(value_t)
+        advantage = np.zeros_like(last_value)
+        for t in reversed(range(shape[0])):
+            advantage = delta_t[t] + decay_t[t] * advantage
+            advantage_t[t] = advantage
     return advantage_t

@@ -146,7 +146,7 @@ def random_rollout(config: Config, seed: int = 0) -> Rollout:
     return Rollout(
         observation=random.normal(size=(*shape, 4)).astype(np.float32),
         action=random.integers(0, NUM_ACTIONS, shape).astype(np.int32),
-        reward=random.normal(size=shape).astype(np.float32),
+        reward=(3.0 * random.normal(size=shape)).astype(np.float32),
         terminated=random.random(shape) < 0.5,
         truncated=np.zeros(shape, np.bool_),
         value=(2.0 * random.normal(size=shape)).astype(np.float32),

@@ -207,7 +207,7 @@ def test_adapted_radius_gives_the_policy_kl_asked_for(radius: float) -> None:
             learning_rate_schedule="constant",
             kl_radius=radius,
             # The value moves further than the policy.
-            value_cost=2.0,
+            value_cost=10.0,
             **settings,
         )
         _, learner = make(config)

@@ -16,14 +16,14 @@ from acktr_tf.algorithms.losses import (
     value_kl,
 )
 from acktr_tf.algorithms.returns import Batch
-from acktr_tf.policies.distributions import CategoricalActions, Distribution
+from acktr_tf.policies.distributions import CategoricalDistribution, Distribution
 
 Array = npt.NDArray[np.float64]
 
 
 def distribution(logits: Array | tf.Tensor) -> Distribution:
     logits = tf.convert_to_tensor(logits)
-    return CategoricalActions(Discrete(logits.shape[1])).distribution(logits)
+    return CategoricalDistribution(Discrete(logits.shape[1])).distribution(logits)
 
 
 def test_numbers_by_hand() -> None:

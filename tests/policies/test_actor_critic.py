@@ -1,7 +1,5 @@
 """Acting: reproducible, unbiased, and compiled once."""
 
-from typing import Any
-
 import gymnasium
 import numpy as np
 import pytest
@@ -11,6 +9,7 @@ from gymnasium.spaces import Box, Discrete
 from oracles.actor_critic import log_softmax
 
 from acktr_tf.config import configure
+from acktr_tf.errors import UserError
 from acktr_tf.policies.actor_critic import ActorCritic
 
 VECTOR = Box(-np.inf, np.inf, (3,), np.float64)
@@ -18,7 +17,9 @@ FRAMES = Box(0, 255, (2, 36, 36), np.uint8)
 
 
 def make(space: gymnasium.spaces.Box = VECTOR, actions: int = 4) -> ActorCritic:
-    policy = ActorCritic(configure(hidden_size=8), space, Discrete(actions))
+    policy = ActorCritic(
+        configure(hidden_size=8).policy, space, Discrete(actions), seed=0
+    )
     # The first policy is nearly uniform; one that is not shows more.
     head = policy.network.get_layer("policy")
     head.bias.assign(np.linspace(-1.0, 1.5, actions))
@@ -64,7 +65,7 @@ def test_actions_come_as_often_as_their_probabilities_say() -> None:
     policy = make(actions=5)
     n = 20_000
     row = observations(policy, 1)
-    logits = policy.evaluate(row).distribution.logits.numpy()[0]
+    logits = policy(row).parameters.numpy()[0]
     probabilities = np.exp(log_softmax(logits.astype(np.float64)))
     assert probabilities.max() > 3 * probabilities.min()
     # In one batch, and over keys, as in a run.
@@ -83,17 +84,39 @@ def test_actions_come_as_often_as_their_probabilities_say() -> None:
     assert scipy.stats.chi2_contingency(pairs).pvalue > 0.001
 
 
-def test_value_and_evaluate_agree_with_act() -> None:
+def test_value_and_mode_agree_with_the_outputs() -> None:
     policy = make()
     batch = observations(policy, 7)
     value = policy.act(batch, key(0, 0)).value
     np.testing.assert_allclose(value, policy.value(batch), rtol=1e-5)
-    evaluation = policy.evaluate(batch)
-    np.testing.assert_allclose(value, evaluation.value, rtol=1e-5)
-    parameters, forward_value = policy.forward(batch)
-    assert parameters.shape == [7, 4]
-    np.testing.assert_allclose(forward_value, evaluation.value, rtol=1e-5)
-    np.testing.assert_allclose(evaluation.distribution.logits, parameters, rtol=1e-5)
+    output = policy(batch)
+    assert output.parameters.shape == [7, 4]
+    np.testing.assert_allclose(value, output.value, rtol=1e-5)
+    logits = policy.distribution(output).logits
+    np.testing.assert_allclose(logits, output.parameters, rtol=1e-5)
+    mode = policy.mode(batch)
+    assert np.array_equal(mode, np.argmax(output.parameters, axis=1))
+
+
+def test_predictions_are_sampled_or_the_mode() -> None:
+    policy = make()
+    batch = observations(policy, 64)
+    drawn = policy.predict(batch, key(1, 2))
+    assert np.array_equal(drawn, policy.act(batch, key(1, 2)).environment_action)
+    greedy = policy.predict(batch, key(1, 2), deterministic=True)
+    assert np.array_equal(greedy, policy.mode(batch))
+    assert not np.array_equal(drawn, greedy)
+
+
+def test_the_state_goes_into_another_policy() -> None:
+    first, second = make(), make(actions=4)
+    second.network.get_layer("policy").bias.assign(np.zeros(4))
+    batch = observations(first, 5)
+    assert not np.allclose(first(batch).parameters, second(batch).parameters)
+    second.load_state(first.state())
+    assert np.array_equal(first(batch).parameters, second(batch).parameters)
+    with pytest.raises(UserError, match="does not fit"):
+        make(actions=3).load_state(first.state())
 
 
 def test_rows_do_not_depend_on_their_neighbours() -> None:
@@ -107,13 +130,13 @@ def test_rows_do_not_depend_on_their_neighbours() -> None:
 def test_nothing_is_traced_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     policy = make()
     traces = []
-    evaluate = policy.evaluate
+    network_inputs = policy.network_inputs
 
-    def counted(observation: tf.Tensor) -> Any:
+    def counted(observation: tf.Tensor) -> tf.Tensor:
         traces.append(observation)
-        return evaluate(observation)
+        return network_inputs(observation)
 
-    monkeypatch.setattr(policy, "evaluate", counted)
+    monkeypatch.setattr(policy, "network_inputs", counted)
     for n in [1, 3, 32]:
         for i in range(3):
             policy.act(observations(policy, n), np.array([1, i], np.int32))

@@ -5,14 +5,19 @@ from typing import Any
 
 import hypothesis
 import numpy as np
-import numpy.typing as npt
 import pytest
+from gymnasium.spaces import Box, Discrete
 from hypothesis import strategies
 from oracles.normalization import discounted_returns
 
-from acktr_tf.training.normalization import RewardScale, RunningMoments
-
-Array = npt.NDArray[Any]
+from acktr_tf.config import configure
+from acktr_tf.policies.actor_critic import ActorCritic
+from acktr_tf.training.normalization import (
+    RewardScale,
+    RunningMoments,
+    RunningNormalization,
+)
+from acktr_tf.types import Array, Rollout
 
 
 def moments_of(batches: list[Array], shape: tuple[int, ...] = ()) -> RunningMoments:
@@ -127,9 +132,9 @@ def test_nothing_seen_is_mean_zero_and_variance_one(shape: tuple[int, ...]) -> N
 def test_an_empty_batch_changes_nothing() -> None:
     rows = np.random.default_rng(2).normal(size=(9, 3))
     moments = moments_of([rows], (3,))
-    before = saved(moments.arrays())
+    before = saved(moments.state())
     moments.update(np.zeros((0, 3)))
-    assert_same_bits(before, moments.arrays())
+    assert_same_bits(before, moments.state())
 
 
 def test_rows_are_not_changed() -> None:
@@ -147,17 +152,17 @@ def test_restored_moments_go_on_to_the_bit(
     random = np.random.default_rng(4)
     batches = [1e3 + random.normal(size=(n, *shape)) for n in [4, 1, 33, 7, 0, 5, 12]]
     whole = moments_of(batches, shape)
-    arrays = saved(moments_of(batches[:restart], shape).arrays())
+    arrays = saved(moments_of(batches[:restart], shape).state())
     second = RunningMoments(shape)
     second.update(random.normal(size=(5, *shape)))  # Forgotten by restoring.
-    second.restore(arrays)
-    assert_same_bits(arrays, second.arrays())
+    second.load_state(arrays)
+    assert_same_bits(arrays, second.state())
     for batch in batches[restart:]:
         second.update(batch)
-    assert_same_bits(whole.arrays(), second.arrays())
+    assert_same_bits(whole.state(), second.state())
     assert np.array_equal(whole.deviation, second.deviation)
     # What was restored from is still what it was.
-    assert_same_bits(arrays, saved(moments_of(batches[:restart], shape).arrays()))
+    assert_same_bits(arrays, saved(moments_of(batches[:restart], shape).state()))
 
 
 # Rewards ----------------------------------------------------------------------------
@@ -255,26 +260,98 @@ def test_a_restored_scale_goes_on_to_the_bit(restart: int) -> None:
         scales.append(whole.scale)
     for reward, ended in given[:restart]:
         first.update(reward, ended)
-    arrays = saved(first.arrays())
+    arrays = saved(first.state())
     second.update(*given[0])  # Forgotten by restoring.
-    second.restore(arrays)
-    assert_same_bits(arrays, second.arrays())
+    second.load_state(arrays)
+    assert_same_bits(arrays, second.state())
     for i, (reward, ended) in enumerate(given[restart:], start=restart):
         second.update(reward, ended)
         assert second.scale == scales[i]
-    assert_same_bits(whole.arrays(), second.arrays())
+    assert_same_bits(whole.state(), second.state())
 
 
 def test_what_was_saved_does_not_change_with_what_goes_on() -> None:
     scale = RewardScale(3, 0.97)
     for reward, ended in rollouts([7, 4], 3, 6):
         scale.update(reward, ended)
-    arrays = scale.arrays()
+    arrays = scale.state()
     copies = saved(arrays)
     restored = RewardScale(3, 0.97)
-    restored.restore(arrays)
+    restored.load_state(arrays)
     for reward, ended in rollouts([5, 9], 3, 7):
         scale.update(reward, ended)
         restored.update(reward, ended)
     assert_same_bits(copies, arrays)
     assert copies["returns"].any()
+
+
+# Both, for a policy -----------------------------------------------------------------
+def normalization_of(**settings: Any) -> tuple[ActorCritic, RunningNormalization]:
+    config = configure(num_envs=2, hidden_size=4, **settings)
+    policy = ActorCritic(config.policy, Box(-9, 9, (3,)), Discrete(2), seed=0)
+    return policy, RunningNormalization(config.policy, config.returns, 2, policy)
+
+
+def rollout_of(seed: int) -> Rollout:
+    random = np.random.default_rng(seed)
+    zeros = np.zeros((5, 2), np.float32)
+    return Rollout(
+        observation=(3.0 + 2.0 * random.normal(size=(5, 2, 3))).astype(np.float32),
+        action=np.zeros((5, 2), np.int32),
+        reward=random.normal(size=(5, 2)).astype(np.float32),
+        terminated=random.random((5, 2)) < 0.2,
+        truncated=np.zeros((5, 2), np.bool_),
+        value=zeros,
+        final_value=zeros,
+        last_value=zeros[0],
+    )
+
+
+def test_without_normalization_a_rollout_is_what_it_was() -> None:
+    _, normalization = normalization_of()
+    rollout = rollout_of(0)
+    assert normalization.scale_rewards(rollout) is rollout
+    normalization.update_observations(rollout)
+    assert normalization.reward_scale == 1.0
+    assert normalization.state() == {}
+
+
+def test_rewards_are_divided_by_a_scale_that_has_seen_them() -> None:
+    policy, normalization = normalization_of(normalize_rewards=True)
+    scale = RewardScale(2, 0.99)
+    for seed in range(3):
+        rollout = rollout_of(seed)
+        found = normalization.scale_rewards(rollout)
+        scale.update(rollout.reward, rollout.terminated)
+        assert normalization.reward_scale == scale.scale
+        np.testing.assert_array_equal(
+            found.reward, (rollout.reward / scale.scale).astype(np.float32)
+        )
+        assert float(policy.value_scale.value) == np.float32(scale.scale)
+
+
+def test_observations_are_normalized_from_the_next_rollout_on() -> None:
+    policy, normalization = normalization_of(normalize_observations=True)
+    rollout = rollout_of(0)
+    rows = rollout.observation.reshape(-1, 3)
+    np.testing.assert_array_equal(policy.network_inputs(rows), rows)
+    normalization.scale_rewards(rollout)
+    np.testing.assert_array_equal(policy.network_inputs(rows), rows)
+    normalization.update_observations(rollout)
+    found = np.asarray(policy.network_inputs(rows))
+    np.testing.assert_allclose(found.mean(axis=0), 0.0, atol=1e-5)
+    np.testing.assert_allclose(found.std(axis=0), 1.0, atol=1e-5)
+
+
+def test_the_state_goes_into_another_normalization_to_the_bit() -> None:
+    settings = {"normalize_rewards": True, "normalize_observations": True}
+    _, first = normalization_of(**settings)
+    for seed in range(2):
+        first.scale_rewards(rollout_of(seed))
+        first.update_observations(rollout_of(seed))
+    _, second = normalization_of(**settings)
+    second.load_state(saved(first.state()))
+    for normalization in (first, second):
+        normalization.scale_rewards(rollout_of(7))
+        normalization.update_observations(rollout_of(7))
+    assert_same_bits(first.state(), second.state())

@@ -19,9 +19,7 @@ from acktr_tf.training.scoring import (
     MAX_STEPS,
     VALIDATION,
     EndlessGameError,
-    PolicyPlayer,
     Scores,
-    actor,
     evaluation_seeds,
     game_seed,
     score,
@@ -29,6 +27,16 @@ from acktr_tf.training.scoring import (
 )
 
 CARTPOLE = configure(env="CartPole-v1", num_envs=2)
+
+
+class Plays:
+    """A policy that is one function, whichever actions are asked for."""
+
+    def __init__(self, act):
+        self._act = act
+
+    def predict(self, observation, key, *, deterministic=False):
+        return self._act(observation, key)
 
 
 def lean(observation, key):
@@ -79,7 +87,7 @@ def still(observation, key):
 
 
 def test_each_game_is_what_a_single_environment_plays():
-    scores = score(lean, cartpole(3), 7)
+    scores = score(Plays(lean), cartpole(3), 7)
     single = gymnasium.make("CartPole-v1")
     for j in range(7):
         assert scores.seeds[j] == game_seed(0, j)
@@ -95,12 +103,12 @@ def test_each_game_is_what_a_single_environment_plays():
 
 
 def test_scores_do_not_depend_on_the_number_of_environments():
-    scores = [score(lean, cartpole(n), 6).to_dict() for n in (1, 4, 6, 9)]
+    scores = [score(Plays(lean), cartpole(n), 6).to_dict() for n in (1, 4, 6, 9)]
     assert scores[1:] == scores[:-1]
 
 
 def test_short_games_are_not_preferred_and_scores_are_raw_over_all_lives():
-    scores = score(still, Countdown(4, evaluation_seeds(0, 4)), 30)
+    scores = score(Plays(still), Countdown(4, evaluation_seeds(0, 4)), 30)
     lengths = [1 + game_seed(0, j) % 50 for j in range(30)]
     assert scores.lengths.tolist() == lengths
     assert scores.returns.tolist() == [2.0 * length for length in lengths]
@@ -118,7 +126,7 @@ def test_a_life_lost_in_an_atari_game_does_not_end_it():
             life_loss_terminates=life_loss_terminates,
             threads=1,
         )
-        scores = score(jerk, environments, 2)
+        scores = score(Plays(jerk), environments, 2)
         environments.close()
         return scores.to_dict()
 
@@ -133,19 +141,22 @@ def test_a_game_that_never_ends_is_an_error(games):
         2, evaluation_seeds(0, 2), lambda seed: 10**9 if seed == endless else 5
     )
     if games == 1:
-        assert score(still, environments, 1, max_steps=5).lengths.tolist() == [5]
+        assert score(Plays(still), environments, 1, max_steps=5).lengths.tolist() == [5]
         return
     with pytest.raises(
         EndlessGameError, match=rf"Game 2 .*seed {endless}.* 20 .*--max_steps"
     ):
-        score(still, environments, games, max_steps=20)
+        score(Plays(still), environments, games, max_steps=20)
 
 
 def test_what_is_watched_is_game_0_alone_and_whole():
     environments = Countdown(2, evaluation_seeds(0, 2))
     seen = []
     scores = score(
-        still, environments, 5, watch=lambda: seen.append(int(environments.render()[0]))
+        Plays(still),
+        environments,
+        5,
+        watch=lambda: seen.append(int(environments.render()[0])),
     )
     # One picture for each observation acted on, from the full length down.
     assert seen == list(range(scores.lengths[0], 0, -1))
@@ -153,7 +164,7 @@ def test_what_is_watched_is_game_0_alone_and_whole():
 
 def test_seeds_are_those_that_the_environments_were_given():
     environments = Countdown(2, lambda environment, episode: 10 * environment + episode)
-    assert score(still, environments, 5).seeds.tolist() == [0, 10, 1, 11, 2]
+    assert score(Plays(still), environments, 5).seeds.tolist() == [0, 10, 1, 11, 2]
 
 
 def test_seeds_of_games_differ_from_each_other_and_from_those_of_training():
@@ -186,31 +197,34 @@ def test_summary():
 
 
 def test_a_policy_is_scored_greedy_or_sampled_and_reproducibly():
-    environments = cartpole(4, seed=CARTPOLE.seed)
+    environments = cartpole(4, seed=CARTPOLE.run.seed)
     policy = ActorCritic(
-        CARTPOLE, environments.observation_space, environments.action_space
+        CARTPOLE.policy,
+        environments.observation_space,
+        environments.action_space,
+        seed=0,
     )
     policy.network.get_layer("policy").bias.assign([0.0, 0.1])
 
     def largest_logit(observation, key):
-        logits = policy.forward(observation.astype(np.float32))[0]
+        logits = policy(observation.astype(np.float32)).parameters
         return np.argmax(logits, axis=1)
 
-    greedy = score_policy(
-        policy, CARTPOLE, 4, greedy=True, purpose=EVALUATION
-    ).to_dict()
-    assert greedy == score(largest_logit, environments, 4).to_dict()
-    sampled = score_policy(policy, CARTPOLE, 4, purpose=EVALUATION).to_dict()
-    assert sampled == score_policy(policy, CARTPOLE, 4, purpose=EVALUATION).to_dict()
+    def scored(**options):
+        options = {"purpose": EVALUATION, **options}
+        return score_policy(policy, CARTPOLE.environment, 0, 4, **options).to_dict()
+
+    greedy = scored(deterministic=True)
+    assert greedy == score(Plays(largest_logit), environments, 4).to_dict()
+    sampled = scored()
+    assert sampled == scored()
     assert sampled["seeds"] == greedy["seeds"]
     assert sampled["returns"] != greedy["returns"]
-    player = PolicyPlayer(policy)
-    first = score(actor(player, greedy=False), environments, 4)
-    assert first.to_dict() == sampled
+    assert score(policy, environments, 4).to_dict() == sampled
     # A policy that was chosen by some games is judged by others.
-    chosen_by = score_policy(policy, CARTPOLE, 4).seeds
+    chosen_by = scored(purpose=VALIDATION)["seeds"]
     assert not set(chosen_by) & set(sampled["seeds"])
-    assert chosen_by.tolist() == [game_seed(0, j, VALIDATION) for j in range(4)]
+    assert chosen_by == [game_seed(0, j, VALIDATION) for j in range(4)]
 
 
 def test_the_flag_and_the_function_wait_equally_long():
