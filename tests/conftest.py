@@ -17,6 +17,19 @@ TESTS = Path(__file__).parent
 # Files that take longest, the longest first.
 LONGEST = [
     "training/test_loop.py",
+    "kfac/test_fit.py",
+    "kfac/test_optimizer.py",
+    "algorithms/test_a2c.py",
+    "algorithms/test_acktr.py",
+    "algorithms/test_conjugate_gradient.py",
+    "algorithms/test_separate_acktr.py",
+    "kfac/test_inverses.py",
+    "test_benchmark.py",
+    "test_launch.py",
+    "test_own_algorithm.py",
+    "test_models.py",
+    "runs/test_saved_model.py",
+    "suites/test_jobs.py",
 ]
 # No more processes than this, however many cores: each takes some 2 GB of memory.
 MOST_WORKERS = 8
