@@ -20,7 +20,6 @@ from acktr_tf.config.first_order import LearningRateSettings
 from acktr_tf.config.kfac import KFACSettings
 from acktr_tf.policies.actor_critic import ActorCritic
 
-EAGER = pytest.mark.usefixtures("eager")
 tfd = tfp.distributions
 
 
@@ -164,7 +163,6 @@ def test_the_step_is_that_of_a_dense_solve(kind):
     assert int(stepper.iterations) == 1
 
 
-@EAGER
 def test_a_step_in_the_radius_has_the_learning_rate():
     p = problem("gaussian")
     fisher = p.fisher()
@@ -190,7 +188,6 @@ def test_a_step_in_the_radius_has_the_learning_rate():
         assert float(stepper.describe()["trust_region_scale"]) == pytest.approx(1.0)
 
 
-@EAGER
 def test_the_predicted_kl_is_the_exact_one_of_a_small_step():
     p = problem("categorical")
     gradient = np.random.default_rng(2).normal(size=len(p.fisher()))
@@ -205,7 +202,6 @@ def test_the_predicted_kl_is_the_exact_one_of_a_small_step():
     assert float(stepper.describe()["predicted_kl"]) == pytest.approx(1e-6, rel=1e-5)
 
 
-@EAGER
 def test_few_iterations_leave_a_residual_and_say_so():
     p = problem("gaussian")
     gradient = np.random.default_rng(2).normal(size=len(p.fisher()))
@@ -218,7 +214,6 @@ def test_few_iterations_leave_a_residual_and_say_so():
     assert float(stepper.describe()["cg_residual"]) > 1e-3
 
 
-@EAGER
 def test_a_step_is_taken_back_in_part():
     p = problem("gaussian")
     gradient = np.random.default_rng(2).normal(size=len(p.fisher()))
@@ -237,7 +232,6 @@ def test_a_step_is_taken_back_in_part():
     assert float(stepper.describe()["predicted_kl"]) == pytest.approx(0.01 * 0.05**2)
 
 
-@EAGER
 def test_a_gradient_of_zero_takes_no_step():
     p = problem("gaussian")
     before = flat(p.variables)
@@ -293,7 +287,6 @@ def policy_and_preconditioner(action_space):
     return policy, NaturalGradient(kfac, log_likelihood, 1.0)
 
 
-@EAGER
 @pytest.mark.parametrize("space", [Discrete(3), Box(-1, 1, (2,), np.float32)])
 def test_kfac_as_the_preconditioner_gives_the_same_step_sooner(space):
     random = np.random.default_rng(0)
@@ -334,7 +327,6 @@ def test_kfac_as_the_preconditioner_gives_the_same_step_sooner(space):
     assert conditioned[1] < plain[1]
 
 
-@EAGER
 def test_state_goes_into_another_stepper():
     p = problem("gaussian")
     gradient = np.random.default_rng(2).normal(size=len(p.fisher()))
