@@ -2,7 +2,7 @@
 PYTHON ?= python
 
 .DEFAULT_GOAL := help
-.PHONY: help install hooks format lint types test test-slow check wheel lock lowest ci clean
+.PHONY: help install hooks format lint types test test-slow test-tools check wheel lock lowest ci clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,11 +24,14 @@ lint: ## check format and lint rules, changing nothing
 types: ## check types
 	$(PYTHON) -m mypy
 
-test: ## run the tests, but for the slow ones
+test: ## run the tests of the package, but for the slow ones
 	$(PYTHON) -m pytest
 
-test-slow: ## run the tests that take minutes
-	$(PYTHON) -m pytest -m slow
+test-slow: ## run the tests that take minutes, and properties with 100 examples
+	$(PYTHON) -m pytest -m "(slow or hypothesis) and not tools"
+
+test-tools: ## run the tests of benchmarks/ and tools/
+	$(PYTHON) -m pytest -m "tools and not slow"
 
 check: lint types test ## all of format, lint, types and tests
 

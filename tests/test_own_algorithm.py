@@ -1,8 +1,8 @@
 """The algorithm that the documentation writes: trained, continued, scored, exported."""
 
-import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from paths import REPOSITORY
+
+from acktr_tf import launch
 
 PAGE = (REPOSITORY / "docs" / "your_own_algorithm.md").read_text("utf-8")
 
@@ -20,26 +22,19 @@ def block(name: str) -> str:
     return match[1]
 
 
-def run(directory: Path, *command: str) -> subprocess.CompletedProcess[str]:
-    # The commands silence TensorFlow unless its level is set, as the tests set it.
-    environment = dict(os.environ)
-    environment.pop("TF_CPP_MIN_LOG_LEVEL", None)
-    return subprocess.run(
-        [sys.executable, "-m", *command],
-        cwd=directory,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A working directory with the module of the page."""
     directory = tmp_path_factory.mktemp("own")
     (directory / "my_reinforce.py").write_text(block("my_reinforce.py"))
     return directory
+
+
+@pytest.fixture
+def here(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The module is found as `python -m` finds it, but in this process."""
+    monkeypatch.chdir(directory)
+    monkeypatch.syspath_prepend(str(directory))
 
 
 @pytest.fixture(scope="module")
@@ -61,50 +56,71 @@ def test_the_page_says_how_long_the_file_is() -> None:
     assert f"in {len(lines)} lines" in PAGE
 
 
+# Stops a run by a signal at a step, continues it, plays games and exports: all in one
+# process, which loads TensorFlow once.
+COMMANDS = """
+import os, signal, sys
+from acktr_tf import evaluate, export, launch
+from acktr_tf.runs.logs import RunLog
+
+stop_at, games, *command = sys.argv[1:]
+scalars = RunLog.scalars
+def stop(log, step, values):
+    scalars(log, step, values)
+    if step >= int(stop_at):
+        RunLog.scalars = scalars
+        os.kill(os.getpid(), signal.SIGTERM)
+RunLog.scalars = stop
+assert launch.main(command) == 143
+assert launch.main(command) == 0
+run_dir = "--run_dir=runs/reinforce"
+assert evaluate.main([run_dir, "--games=" + games]) == 0
+assert export.main([run_dir, "--model=model"]) == 0
+"""
+
+
+@pytest.mark.parametrize(
+    ("stop_at", "games", "flags", "at_least"),
+    [
+        pytest.param(40_000, 20, [], 195, marks=pytest.mark.slow, id="learns"),
+        # As far as a command can go wrong; what it learns in so few steps is nothing.
+        pytest.param(2_000, 1, ["--total_steps=6000"], 1, id="runs"),
+    ],
+)
 def test_its_command_trains_cartpole_and_continues_evaluates_and_exports(
-    directory: Path, command: list[str]
+    directory: Path,
+    command: list[str],
+    stop_at: int,
+    games: int,
+    flags: list[str],
+    at_least: float,
 ) -> None:
-    # In two parts, of which the first is stopped by its own checkpoint and a signal.
-    script = (
-        "import os, signal, sys\n"
-        "from acktr_tf import launch\n"
-        "from acktr_tf.runs.logs import RunLog\n"
-        "scalars = RunLog.scalars\n"
-        "def stop(log, step, values):\n"
-        "    scalars(log, step, values)\n"
-        "    if step >= 40_000:\n"
-        "        os.kill(os.getpid(), signal.SIGTERM)\n"
-        "RunLog.scalars = stop\n"
-        "sys.exit(launch.main(sys.argv[1:]))\n"
-    )
-    stopped = subprocess.run(
-        [sys.executable, "-c", script, *command[1:]],
+    run_dir = directory / "runs" / "reinforce"
+    shutil.rmtree(run_dir, ignore_errors=True)
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            COMMANDS,
+            str(stop_at),
+            str(games),
+            *command[1:],
+            *flags,
+        ],
         cwd=directory,
         capture_output=True,
         text=True,
         check=False,
     )
-    assert stopped.returncode == 143, stopped.stderr
-    done = run(directory, *command)
     assert done.returncode == 0, done.stderr
     assert "Continuing from step" in done.stderr
-    run_dir = directory / "runs" / "reinforce"
-    assert column(run_dir / "episodes.csv", "episode_return")[-100:].mean() >= 195
+    assert column(run_dir / "episodes.csv", "episode_return")[-100:].mean() >= at_least
     progress = run_dir / "progress.csv"
     assert np.isfinite(column(progress, "policy_loss")).all()
     assert (column(progress, "share_gradients") > 0).all()
     assert (np.diff(column(progress, "step")) > 0).all()
-
-    scored = run(
-        directory, "acktr_tf.evaluate", "--run_dir=runs/reinforce", "--games=20"
-    )
-    assert scored.returncode == 0, scored.stderr
-    (mean,) = re.findall(r"^mean +(\S+)", scored.stdout, re.MULTILINE)
-    assert float(mean) >= 195
-    exported = run(
-        directory, "acktr_tf.export", "--run_dir=runs/reinforce", "--model=model"
-    )
-    assert exported.returncode == 0, exported.stderr
+    (mean,) = re.findall(r"^mean +(\S+)", done.stdout, re.MULTILINE)
+    assert float(mean) >= at_least
     assert (directory / "model" / "saved_model.pb").is_file()
 
 
@@ -119,17 +135,23 @@ def test_its_command_trains_cartpole_and_continues_evaluates_and_exports(
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(
-    directory: Path, command: list[str], flags: list[str], expected: str
+    here: None,
+    command: list[str],
+    flags: list[str],
+    expected: str,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    refused = run(directory, *command, *flags)
-    assert refused.returncode == 2
-    assert expected in refused.stderr
-    assert len(refused.stderr.splitlines()) == 1
+    assert launch.main([*command[1:], *flags]) == 2
+    refusal = capsys.readouterr().err
+    assert expected in refusal
+    assert len(refusal.splitlines()) == 1
 
 
-def test_its_flags_are_in_the_help(directory: Path, command: list[str]) -> None:
-    shown = run(directory, *command, "--help")
-    assert shown.returncode == 0, shown.stderr
-    assert "Weight of the baseline's loss." in shown.stdout
-    assert "--kl_radius" not in shown.stdout
-    assert "--num_envs (default: 8)" in shown.stdout
+def test_its_flags_are_in_the_help(
+    here: None, command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert launch.main([*command[1:], "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert "Weight of the baseline's loss." in shown
+    assert "--kl_radius" not in shown
+    assert "--num_envs (default: 8)" in shown

@@ -18,6 +18,7 @@ from acktr_tf.errors import UserError
 from acktr_tf.policies.actor_critic import ActorCritic
 from acktr_tf.types import Rollout
 
+EAGER = pytest.mark.usefixtures("eager")
 BOTH = pytest.mark.parametrize("algorithm", ["a2c", "acktr"])
 
 
@@ -85,6 +86,7 @@ def test_updates_equal_those_of_a_float64_twin(max_gradient_norm: float) -> None
             np.testing.assert_allclose(variables[i], expected, rtol=1e-3, atol=2e-5)
 
 
+@EAGER
 @pytest.mark.parametrize(
     ("algorithm", "name"),
     [
@@ -243,6 +245,7 @@ def test_a_step_that_is_not_finite_is_not_taken(
         assert np.isfinite(array).all(), name
 
 
+@EAGER
 def test_a_bad_batch_leaves_no_trace_in_rmsprop() -> None:
     weights = []
     for with_bad in [False, True]:

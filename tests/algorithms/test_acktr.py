@@ -17,6 +17,8 @@ from acktr_tf.config import kfac as kfac_config
 from acktr_tf.kfac import KFAC, CurvatureTape
 from acktr_tf.kfac import settings as kfac_settings
 
+EAGER = pytest.mark.usefixtures("eager")
+
 
 def tiny(**settings: Any) -> Config:
     return configure(
@@ -126,6 +128,7 @@ def test_an_update_equals_the_optimizer_used_by_hand() -> None:
         )
 
 
+@EAGER
 def test_what_is_reported() -> None:
     config = tiny()
     _, learner = make(config)
@@ -147,6 +150,7 @@ def test_what_is_reported() -> None:
     }
 
 
+@EAGER
 def test_without_a_radius_the_step_has_the_learning_rate() -> None:
     config = tiny(kl_radius=None, learning_rate=1e-3)
     _, learner = make(config)
@@ -156,6 +160,7 @@ def test_without_a_radius_the_step_has_the_learning_rate() -> None:
 
 
 # When curvature is estimated --------------------------------------------------------
+@EAGER
 def test_factors_are_updated_when_they_are_due() -> None:
     config = tiny(factor_update_period=3, inverse_update_period=1, factor_decay=0.5)
     _, learner = make(config)

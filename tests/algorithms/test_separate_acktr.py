@@ -17,6 +17,7 @@ from acktr_tf.errors import UserError
 from acktr_tf.kfac import KFAC, CurvatureTape
 from acktr_tf.policies.actor_critic import ActorCritic
 
+EAGER = pytest.mark.usefixtures("eager")
 KEY = tf.constant([1, 2])
 
 
@@ -151,6 +152,7 @@ def test_an_update_equals_both_optimizers_used_by_hand() -> None:
     assert int(learner.critic.stepper.iterations) == 4 * 3
 
 
+@EAGER
 def test_the_value_is_no_business_of_the_policy_and_the_reverse() -> None:
     """Neither another target nor another cost of the value changes the policy."""
     rollout = random_rollout(tiny())
@@ -180,6 +182,7 @@ def test_the_value_is_no_business_of_the_policy_and_the_reverse() -> None:
     assert same("plain", "advantage", 1)
 
 
+@EAGER
 def test_the_critics_curvature_is_gauss_newton() -> None:
     """Of one example a block is exact, ∇V ∇Vᵀ / σ²; σ² may be its squared error."""
     observation = tf.constant([[0.3, -1.2, 0.7, 2.0]])
@@ -234,6 +237,7 @@ def test_every_norm_learns_the_targets(norm: str) -> None:
     assert ("predicted_kl" in critic.stepper.measure()) == (norm != "euclidean")
 
 
+@EAGER
 @pytest.mark.parametrize(("fraction", "depends"), [(1.0, False), (0.25, True)])
 def test_the_critics_curvature_is_of_a_share_of_the_rows(
     fraction: float, depends: bool
@@ -249,6 +253,7 @@ def test_the_critics_curvature_is_of_a_share_of_the_rows(
     assert np.array_equal(*found) != depends
 
 
+@EAGER
 def test_a_critics_step_stays_in_its_radius() -> None:
     """½ mean (V_new − V_old)² is what the radius bounds, where the blocks are exact."""
     policy, critic = critic_of(
@@ -269,6 +274,7 @@ def test_a_critics_step_stays_in_its_radius() -> None:
     assert 0.5 * (moved / 3) ** 2 == pytest.approx(1e-4 / 3, rel=0.05)
 
 
+@EAGER
 def test_a_batch_that_is_not_finite_teaches_nothing() -> None:
     _, learner = learner_of(tiny())
     learner.update(random_rollout(tiny()), 0, measure=False)
@@ -294,6 +300,7 @@ def test_the_state_is_that_of_both_optimizers() -> None:
     assert parts == {"policy", "actor", "critic"}
 
 
+@EAGER
 def test_the_critics_learning_rate_ends_with_the_run() -> None:
     config = tiny(**{"critic.learning_rate_schedule": "linear"}, total_steps=32 * 3)
     _, learner = learner_of(config)
