@@ -423,8 +423,8 @@ def test_outputs_in_a_list_train_as_those_in_a_dictionary():
         ({"inverse": "eigen"}, False),
         ({"inverse": "ekfac"}, False),
         ({"inverse_thread": True, "inverse_update_period": 2}, False),
-        ({"step_rule": "quadratic", "learning_rate": 1.0, "damping_period": 2}, True),
-        ({"curvature_fraction": 0.5, "factor_update_period": 2}, False),
+        ({"step_rule": "quadratic", "learning_rate": 1.0, "damping_period": 2}, False),
+        ({"curvature_fraction": 0.5, "factor_update_period": 2}, True),
     ],
     ids=str,
 )

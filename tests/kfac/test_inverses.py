@@ -361,7 +361,7 @@ def test_the_spectrum_is_a_running_mean_of_squares_and_follows_the_basis(
         signature = tf.nest.map_structure(
             lambda part: tf.TensorSpec([None, *part.shape[1:]], part.dtype), draw(0)
         )
-        update = tf.function(update, input_signature=[signature])
+        update = tf.function(update, input_signature=[signature], autograph=False)
     total, weight = np.zeros((block.num_inputs, block.num_outputs)), 0.0
     # In the axes, in the basis of one batch, and in that of two.
     for seed in range(3):

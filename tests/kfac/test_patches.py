@@ -161,7 +161,9 @@ def factors_after(
         optimizer.update_factors(tape, log_likelihood)
 
     if signature is not None:
-        update = tf.function(update, input_signature=[tf.TensorSpec(signature)])
+        update = tf.function(
+            update, input_signature=[tf.TensorSpec(signature)], autograph=False
+        )
     update(tf.constant(x))
     return optimizer.blocks[0]
 
