@@ -383,6 +383,8 @@ def run_tests(root: Path, *tests: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", *tests]
     # Slow on its own, and two replicas are no better at seeing a wrong formula.
     command += ["-p", "no:cacheprovider", "-k", "not replicas"]
+    # In this process: one failure is enough, and workers take seconds to start.
+    command += ["-n", "0"]
     return subprocess.run(
         command, cwd=root, capture_output=True, text=True, check=False
     )

@@ -1,6 +1,7 @@
 """Inversion in a thread: what comes out when, and what a checkpoint makes of it."""
 
 import threading
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -88,8 +89,23 @@ def test_an_error_in_the_thread_is_not_lost():
 
 
 # The optimizer --------------------------------------------------------------------
-def train(steps: int, **arguments) -> tuple[KFAC, list[np.ndarray], list[float]]:
-    """Factor A of the only layer after each update, and ages of its inverse."""
+class Trained(NamedTuple):
+    """What was found after each update of a model of one layer.
+
+    Attributes:
+      optimizer: As it is at the end.
+      factors: Factor A.
+      eigenvalues: Those in force of A.
+      ages: Of the inverse.
+    """
+
+    optimizer: KFAC
+    factors: list[np.ndarray]
+    eigenvalues: list[np.ndarray]
+    ages: list[float]
+
+
+def train(steps: int, **arguments) -> Trained:
     keras.utils.set_random_seed(0)
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
     optimizer = KFAC(
@@ -105,41 +121,37 @@ def train(steps: int, **arguments) -> tuple[KFAC, list[np.ndarray], list[float]]
         weights = model.trainable_variables
         optimizer.apply([tf.ones_like(w) for w in weights], weights)
 
-    factors, ages = [], []
+    found = Trained(optimizer, [], [], [])
     for number in range(steps):
         step(tf.constant(twins.inputs(8, 4, seed=number)))
-        factors.append(optimizer.blocks[0].factors().a.numpy())
-        ages.append(number - float(optimizer.blocks[0].inverse_step))
-    return optimizer, factors, ages
+        found.factors.append(optimizer.blocks[0].factors().a.numpy())
+        found.eigenvalues.append(eigenvalues_in_force(optimizer))
+        found.ages.append(number - float(optimizer.blocks[0].inverse_step))
+    return found
 
 
 def eigenvalues_in_force(optimizer: KFAC) -> np.ndarray:
     return optimizer.blocks[0].inverse.arrays[1].numpy()
 
 
-@pytest.mark.parametrize("steps", range(1, 4 * PERIOD + 2))
-def test_inverses_are_of_the_factors_of_the_period_before(steps):
-    optimizer, factors, _ = train(steps, inverse_thread=True)
-    last = steps - 1
-    due = last // PERIOD * PERIOD
-    # In the first period at every step; then of the time before the last one.
-    of = last if last < PERIOD else max(due - PERIOD, PERIOD - 1)
-    if due == PERIOD:
-        of = PERIOD - 1
-    np.testing.assert_allclose(
-        eigenvalues_in_force(optimizer), np.linalg.eigvalsh(factors[of]), rtol=1e-4
-    )
-
-
-def test_inverses_are_never_older_than_is_said():
-    _, _, ages = train(6 * PERIOD, inverse_thread=True)
-    assert max(ages) == 2 * PERIOD - 1
-    _, _, ages = train(6 * PERIOD, inverse_thread=False)
-    assert max(ages) == PERIOD - 1
+def test_inverses_are_of_the_factors_of_the_period_before_and_no_older():
+    found = train(6 * PERIOD, inverse_thread=True)
+    for step, eigenvalues in enumerate(found.eigenvalues):
+        due = step // PERIOD * PERIOD
+        # In the first period at every step; then of the time before the last one.
+        of = step if step < PERIOD else max(due - PERIOD, PERIOD - 1)
+        np.testing.assert_allclose(
+            eigenvalues,
+            np.linalg.eigvalsh(found.factors[of]),
+            rtol=1e-4,
+            err_msg=str(step),
+        )
+    assert max(found.ages) == 2 * PERIOD - 1
+    assert max(train(6 * PERIOD, inverse_thread=False).ages) == PERIOD - 1
 
 
 def test_a_factorization_that_fails_in_the_thread_is_counted_and_keeps_the_last():
-    optimizer, _, _ = train(2 * PERIOD, inverse_thread=True)
+    optimizer = train(2 * PERIOD, inverse_thread=True).optimizer
     before = eigenvalues_in_force(optimizer)
     block = optimizer.blocks[0]
     factor = twins.state_of(block, "factor_a")

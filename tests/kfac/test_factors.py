@@ -13,6 +13,7 @@ from acktr_tf.kfac.statistics.moments import moments
 from acktr_tf.kfac.statistics.patches import extract_patches
 from acktr_tf.kfac.statistics.signals import conv_signals, dense_signals
 from kfac import twins
+from kfac.pairwise import pairwise
 
 
 def conv_factors(
@@ -78,22 +79,23 @@ def check_conv_factors(
     )
 
 
-@pytest.mark.parametrize("use_bias", [False, True])
-@pytest.mark.parametrize("padding", ["valid", "same"])
+# Kernel, strides and dilation.
+WINDOWS = [
+    ((1, 1), (1, 1), (1, 1)),
+    ((3, 3), (1, 1), (1, 1)),
+    ((4, 4), (2, 2), (1, 1)),
+    ((2, 3), (3, 1), (1, 1)),
+    ((3, 2), (1, 1), (2, 2)),
+    ((3, 2), (1, 1), (1, 3)),
+]
+
+
 @pytest.mark.parametrize(
-    ("kernel_size", "strides", "dilation"),
-    [
-        ((1, 1), (1, 1), (1, 1)),
-        ((3, 3), (1, 1), (1, 1)),
-        ((4, 4), (2, 2), (1, 1)),
-        ((2, 3), (3, 1), (1, 1)),
-        ((3, 2), (1, 1), (2, 2)),
-        ((3, 2), (1, 1), (1, 3)),
-    ],
+    ("window", "padding", "use_bias"),
+    pairwise(WINDOWS, ["valid", "same"], [False, True]),
 )
-def test_conv_factors_equal_loops_over_patches(
-    kernel_size, strides, padding, dilation, use_bias
-):
+def test_conv_factors_equal_loops_over_patches(window, padding, use_bias):
+    kernel_size, strides, dilation = window
     check_conv_factors((7, 6), 2, 3, kernel_size, strides, padding, dilation, use_bias)
 
 
@@ -108,7 +110,6 @@ def test_conv_factors_equal_loops_over_patches(
     padding=st.sampled_from(["valid", "same"]),
     use_bias=st.booleans(),
 )
-@hypothesis.settings(max_examples=25)
 def test_conv_factors_equal_loops_over_patches_of_any_size(
     height,
     width,

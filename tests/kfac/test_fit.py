@@ -1,9 +1,6 @@
 """`fit` by K-FAC: what it computes, what it saves, and what it refuses."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -37,9 +34,22 @@ def cross_entropy() -> keras.losses.Loss:
     return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
-def compiled(*between: keras.layers.Layer, **arguments) -> keras.Model:
+def compiled(
+    *between: keras.layers.Layer, run_eagerly: bool = True, **arguments
+) -> keras.Model:
+    """A model that is ready for `fit`, in which few steps are quicker without a graph.
+
+    A graph takes seconds to trace. The tests of what it may make another thing of have
+    one: the loop of the documentation, several steps in one execution, periods, rows,
+    running means, dropout, and a model that is loaded, or built by its first batch.
+    """
     model = make_model(kfac.Sequential, *between)
-    model.compile(kfac.KFAC(**arguments), loss=cross_entropy(), metrics=["accuracy"])
+    model.compile(
+        kfac.KFAC(**arguments),
+        loss=cross_entropy(),
+        metrics=["accuracy"],
+        run_eagerly=run_eagerly,
+    )
     return model
 
 
@@ -59,14 +69,17 @@ def assert_same_weights(left: keras.Model, right: keras.Model, **tolerance) -> N
 
 
 # What it computes -----------------------------------------------------------------
-@pytest.mark.parametrize("inverse", ["cholesky", "eigen", "ekfac"])
-def test_fit_is_the_loop_of_the_documentation(inverse):
+@pytest.mark.parametrize(
+    ("inverse", "graph"), [("cholesky", False), ("eigen", False), ("ekfac", True)]
+)
+def test_fit_is_the_loop_of_the_documentation(inverse, graph):
     # As the loop does it, factors of the whole of each batch.
     fitted = compiled(
         inverse=inverse,
         inverse_update_period=2,
         factor_update_period=1,
         curvature_fraction=1.0,
+        run_eagerly=not graph,
     )
     fit(fitted)
 
@@ -78,7 +91,6 @@ def test_fit_is_the_loop_of_the_documentation(inverse):
     loss_of = cross_entropy()
     likelihoods = kfac.Likelihoods(loss_of)
 
-    @tf.function
     def step(x, y):
         with optimizer.curvature_tape() as curvature_tape, tf.GradientTape() as tape:
             outputs = model(x, training=True)
@@ -100,7 +112,7 @@ def test_fit_is_the_loop_of_the_documentation(inverse):
 def test_another_optimizer_trains_as_ever():
     ours, theirs = make_model(), make_model(keras.Sequential)
     for model in (ours, theirs):
-        model.compile(keras.optimizers.SGD(0.1), loss=cross_entropy())
+        model.compile(keras.optimizers.SGD(0.1), loss=cross_entropy(), run_eagerly=True)
         fit(model)
     assert_same_weights(ours, theirs)
 
@@ -115,6 +127,7 @@ def test_the_loss_and_the_metrics_of_an_epoch_are_those_of_keras():
 
 
 def test_several_steps_in_one_execution_are_the_same_steps():
+    # In one graph, beside steps without any.
     one, many = compiled(), make_model()
     many.compile(kfac.KFAC(), loss=cross_entropy(), steps_per_execution=3)
     for model in (one, many):
@@ -181,7 +194,8 @@ def assert_same_factors(left: keras.Model, right: keras.Model) -> None:
 
 @pytest.mark.parametrize("fisher", ["sampled", "empirical"])
 def test_a_part_of_the_batch_makes_the_factors_of_random_rows(fisher):
-    part = compiled(curvature_fraction=0.25, fisher=fisher)
+    graph = fisher == "empirical"
+    part = compiled(curvature_fraction=0.25, fisher=fisher, run_eagerly=not graph)
     x, y = make_data()
     weights = np.linspace(0.5, 2.0, 32, dtype=np.float32)
     part.fit(x[:32], y[:32], 32, sample_weight=weights, shuffle=False, verbose=0)
@@ -197,7 +211,8 @@ def test_a_part_of_the_batch_makes_the_factors_of_random_rows(fisher):
 
 
 def test_factors_are_made_once_in_their_period_after_the_first():
-    often, seldom = compiled(factor_update_period=1), compiled(factor_update_period=3)
+    often = compiled(factor_update_period=1)
+    seldom = compiled(factor_update_period=3, run_eagerly=False)
     for model in (often, seldom):
         fit(model, epochs=3)
     # Weights of the running means after steps 0 to 8, and after 0 to 3 and 6.
@@ -230,7 +245,9 @@ def test_a_pass_for_the_factors_alone_moves_no_running_mean():
         return model.layers[1].moving_mean.numpy()
 
     np.testing.assert_allclose(
-        moving_mean(curvature_fraction=0.5), moving_mean(), rtol=1e-5
+        moving_mean(curvature_fraction=0.5, run_eagerly=False),
+        moving_mean(),
+        rtol=1e-5,
     )
 
 
@@ -263,6 +280,7 @@ def test_the_quadratic_step_of_a_linear_model_is_newtons():
             inverse="eigen",
         ),
         loss="mse",
+        run_eagerly=True,
     )
     x = twins.inputs(64, 4)
     y = x @ np.float32([[1.0], [-2.0], [0.5], [3.0]]) + 0.25
@@ -283,6 +301,7 @@ def test_damping_falls_where_the_quadratic_model_is_exact():
             damping_period=2,
         ),
         loss="mse",
+        run_eagerly=True,
     )
     x = twins.inputs(64, 4)
     model.fit(x, x @ np.ones([4, 1], np.float32), batch_size=64, epochs=1, verbose=0)
@@ -306,7 +325,11 @@ def test_damping_rises_where_the_loss_does():
 def test_dropout_does_not_hide_what_a_step_did_to_the_loss():
     # Of steps so short that the quadratic model is exact.
     model = compiled(
-        keras.layers.Dropout(0.5), kl_radius=1e-9, momentum=0.0, damping_period=1
+        keras.layers.Dropout(0.5),
+        kl_radius=1e-9,
+        momentum=0.0,
+        damping_period=1,
+        run_eagerly=False,
     )
     steps = len(fit(model, epochs=2).epoch) * -(-len(make_data()[0]) // 32)
     assert int(model.optimizer.iterations) == steps
@@ -335,7 +358,7 @@ def test_damping_does_not_follow_inside_of_lookahead():
 
 def test_metrics_may_be_given_by_place():
     model = make_model()
-    model.compile(kfac.KFAC(), cross_entropy(), None, ["accuracy"])
+    model.compile(kfac.KFAC(), cross_entropy(), None, ["accuracy"], run_eagerly=True)
     assert "accuracy" in fit(model, epochs=1).history
 
 
@@ -360,8 +383,8 @@ def two_outputs(form: type) -> keras.Model:
     return kfac.Model(inputs, outputs)
 
 
-@pytest.mark.parametrize("form", [dict, list])
-def test_several_outputs_have_each_their_loss_and_weight(form):
+def fit_two_outputs(form: type, epochs: int, run_eagerly: bool) -> tuple[Any, Any]:
+    """The model, whose losses, weights and targets have that form, and its history."""
     model = two_outputs(form)
     x, y = make_data()
     losses = {"kind": cross_entropy(), "size": "mse"}
@@ -371,35 +394,52 @@ def test_several_outputs_have_each_their_loss_and_weight(form):
             list(each.values()) for each in (losses, weights, targets)
         )
     # By place, as in Keras.
-    model.compile(kfac.KFAC(learning_rate=0.3), losses, weights)
+    optimizer = kfac.KFAC(learning_rate=0.3)
+    model.compile(optimizer, losses, weights, run_eagerly=run_eagerly)
     scales = sorted(part.weight for part in model._likelihoods._parts.values())
     assert scales == [0.5, 1.0]
-    history = model.fit(x, targets, batch_size=32, epochs=15, verbose=0).history
+    fitted = model.fit(
+        x, targets, batch_size=32, epochs=epochs, shuffle=False, verbose=0
+    )
+    return model, fitted.history
+
+
+def test_several_outputs_have_each_their_loss_and_weight():
+    _, history = fit_two_outputs(dict, 15, run_eagerly=False)
     assert history["loss"][-1] < 0.5 * history["loss"][0]
+
+
+def test_outputs_in_a_list_train_as_those_in_a_dictionary():
+    pair = [fit_two_outputs(form, 1, run_eagerly=True)[0] for form in (dict, list)]
+    assert_same_weights(*pair, rtol=1e-4, atol=1e-6)
+    assert np.abs(pair[0].get_weights()[0] - two_outputs(dict).get_weights()[0]).max()
 
 
 # Saving -----------------------------------------------------------------------------
 @pytest.mark.parametrize(
-    "arguments",
+    ("arguments", "graph"),
     [
-        {},
-        {"inverse": "eigen"},
-        {"inverse": "ekfac"},
-        {"inverse_thread": True, "inverse_update_period": 2},
-        {"step_rule": "quadratic", "learning_rate": 1.0, "damping_period": 2},
-        {"curvature_fraction": 0.5, "factor_update_period": 2},
+        ({}, False),
+        ({"inverse": "eigen"}, False),
+        ({"inverse": "ekfac"}, False),
+        ({"inverse_thread": True, "inverse_update_period": 2}, False),
+        ({"step_rule": "quadratic", "learning_rate": 1.0, "damping_period": 2}, False),
+        ({"curvature_fraction": 0.5, "factor_update_period": 2}, True),
     ],
     ids=str,
 )
-def test_the_next_steps_after_loading_are_those_without(arguments, tmp_path):
-    model = compiled(keras.layers.BatchNormalization(), **arguments)
-    fit(model)
+def test_the_next_steps_after_loading_are_those_without(arguments, graph, tmp_path):
+    model = compiled(
+        keras.layers.BatchNormalization(), run_eagerly=not graph, **arguments
+    )
+    fit(model, epochs=1)
     path = tmp_path / "model.keras"
     model.save(path)
     loaded = keras.models.load_model(path)
     assert type(loaded.optimizer) is kfac.KFAC
+    loaded.run_eagerly = not graph
     for model_of_two in (model, loaded):
-        fit(model_of_two)
+        fit(model_of_two, epochs=1)
     assert_same_weights(model, loaded)
     for left, right in zip(
         model.optimizer.variables, loaded.optimizer.variables, strict=True
@@ -410,7 +450,10 @@ def test_the_next_steps_after_loading_are_those_without(arguments, tmp_path):
 def test_a_functional_model_is_saved_as_what_it_is(tmp_path):
     model = two_outputs(dict)
     model.compile(
-        kfac.KFAC(), loss={"kind": cross_entropy(), "size": "mse"}, metrics={}
+        kfac.KFAC(),
+        loss={"kind": cross_entropy(), "size": "mse"},
+        metrics={},
+        run_eagerly=True,
     )
     x, y = make_data()
     model.fit(x, {"kind": y, "size": x[:, 3:]}, verbose=0)
@@ -462,22 +505,6 @@ def test_half_precision_has_factors_in_single_precision():
     assert history["loss"][-1] < 0.7 * history["loss"][0]
 
 
-def test_two_replicas_train_as_one():
-    # In a process of its own: logical devices are made before TensorFlow starts.
-    here = Path(__file__).parent
-    process = subprocess.run(
-        [sys.executable, here / "fit_replicas.py"],
-        env={
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join([str(here.parent), *sys.path]),
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert process.returncode == 0, process.stderr
-
-
 # What is refused --------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("arguments", "message"),
@@ -504,7 +531,7 @@ def test_a_step_of_the_quadratic_model_cannot_be_wrapped():
 def test_a_list_of_outputs_may_have_a_dictionary_of_losses():
     model = two_outputs(list)
     losses = {"kind": cross_entropy(), "size": "mse"}
-    model.compile(kfac.KFAC(), loss=losses)
+    model.compile(kfac.KFAC(), loss=losses, run_eagerly=True)
     x, y = make_data()
     history = model.fit(x, [y, x[:, 3:]], epochs=2, verbose=0).history
     assert history["loss"][1] < history["loss"][0]

@@ -18,6 +18,7 @@ from acktr_tf.kfac.inverses import (
 from acktr_tf.kfac.statistics.factors import Factors
 from acktr_tf.kfac.statistics.signals import Signals
 from kfac import twins
+from kfac.pairwise import pairwise
 
 DENSE, DIAGONAL = 2, 1
 """Axes of a factor."""
@@ -164,10 +165,15 @@ def update_factors(optimizer: KFAC, model: keras.Model, x: np.ndarray) -> None:
     optimizer.update_factors(tape, log_likelihood)
 
 
-@pytest.mark.parametrize("kind", INVERSES)
-@pytest.mark.parametrize("layer", ["dense", "embedding", "diagonal"])
-@pytest.mark.parametrize("which", ["a", "g"])
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize(
+    ("kind", "layer", "which", "value"),
+    pairwise(
+        list(INVERSES),
+        ["dense", "embedding", "diagonal"],
+        ["a", "g"],
+        [np.nan, np.inf, -np.inf],
+    ),
+)
 def test_a_factor_that_is_not_finite_leaves_the_inverse_and_is_counted(
     kind, layer, which, value
 ):
@@ -318,8 +324,24 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("compiled", [False, True])
-@pytest.mark.parametrize("case", CASES)
+# To trace each takes the most of the time, and a graph that is not told how many
+# examples there are differs by how positions are counted: in a dense layer, in a
+# convolution, and in two calls.
+IN_A_GRAPH = ["dense at positions", "conv", "embedding twice"]
+
+
+@pytest.mark.parametrize(
+    ("case", "compiled"),
+    [
+        *((case, False) for case in CASES),
+        *((case, True) for case in IN_A_GRAPH),
+        *(
+            pytest.param(case, True, marks=pytest.mark.slow)
+            for case in CASES
+            if case not in IN_A_GRAPH
+        ),
+    ],
+)
 def test_the_spectrum_is_a_running_mean_of_squares_and_follows_the_basis(
     case, compiled
 ):
@@ -339,7 +361,7 @@ def test_the_spectrum_is_a_running_mean_of_squares_and_follows_the_basis(
         signature = tf.nest.map_structure(
             lambda part: tf.TensorSpec([None, *part.shape[1:]], part.dtype), draw(0)
         )
-        update = tf.function(update, input_signature=[signature])
+        update = tf.function(update, input_signature=[signature], autograph=False)
     total, weight = np.zeros((block.num_inputs, block.num_outputs)), 0.0
     # In the axes, in the basis of one batch, and in that of two.
     for seed in range(3):
@@ -453,8 +475,7 @@ def test_ekfac_is_exact_where_the_fisher_matrix_is_diagonal_in_the_basis():
 
 
 @pytest.mark.parametrize("inverse", ["eigen", "ekfac"])
-@pytest.mark.parametrize("index", range(3))
-def test_of_one_example_the_inverse_is_that_of_the_exact_damped_block(inverse, index):
+def test_of_one_example_the_inverse_is_that_of_the_exact_damped_block(inverse):
     twin = twins.Twin(
         (3,),
         [keras.layers.Dense(4, activation="tanh")],
@@ -465,16 +486,17 @@ def test_of_one_example_the_inverse_is_that_of_the_exact_damped_block(inverse, i
     optimizer.attach(twin.model)
     for _ in range(2):  # The second time in the basis of the first.
         twins.update_exactly_gaussian(optimizer, twin, x)
-    block = twin.block(optimizer, index)
-    exact = oracle.exact_block(
-        twin.network, np.float64(x), oracle.gaussian_fisher, index
-    )
-    matrix = twins.inputs(block.num_inputs, block.num_outputs, seed=3)
-    twins.assert_close(
-        block.multiply_inverse(tf.constant(matrix)),
-        oracle.damped_solution(exact, damping, matrix),
-        1e-4,
-    )
+    for index in range(len(twin.layers)):
+        block = twin.block(optimizer, index)
+        exact = oracle.exact_block(
+            twin.network, np.float64(x), oracle.gaussian_fisher, index
+        )
+        matrix = twins.inputs(block.num_inputs, block.num_outputs, seed=3)
+        twins.assert_close(
+            block.multiply_inverse(tf.constant(matrix)),
+            oracle.damped_solution(exact, damping, matrix),
+            1e-4,
+        )
 
 
 def nonlinear_model() -> keras.Model:
@@ -492,8 +514,7 @@ def nonlinear_model() -> keras.Model:
     return model
 
 
-@pytest.mark.parametrize("index", range(4))
-def test_ekfac_is_nearer_to_the_exact_block_by_all_that_the_spectra_differ(index):
+def test_ekfac_is_nearer_to_the_exact_block_by_all_that_the_spectra_differ():
     # George et al. 2018, proposition 1: of all spectra in a basis, EKFAC's is nearest
     # to the Fisher matrix in the Frobenius norm. It is the matrix's projection, so
     #     ‖F − A ⊗ G‖² = ‖F − Q S Qᵀ‖² + ‖S − e_A e_Gᵀ‖².
@@ -503,18 +524,19 @@ def test_ekfac_is_nearer_to_the_exact_block_by_all_that_the_spectra_differ(index
     for _ in range(2):  # Factors and spectrum of the same batch.
         update_factors(optimizer, model, x)
         optimizer.update_inverses()
-    block: Block = optimizer.blocks[index]
     exact = twins.per_example_gradients(model, x, twins.wavy_log_likelihood)
-    fisher = oracle.second_moment(twins.block_gradients(block, model, exact))
-    kfac = np.float64(block.to_dense())
-    spectrum = np.float64(block.inverse.spectrum())
-    q_a, q_g = bases(block.inverse)
+    assert len(optimizer.blocks) == 4
+    for block in optimizer.blocks:
+        fisher = oracle.second_moment(twins.block_gradients(block, model, exact))
+        kfac = np.float64(block.to_dense())
+        spectrum = np.float64(block.inverse.spectrum())
+        q_a, q_g = bases(block.inverse)
 
-    to_kfac = np.linalg.norm(fisher - kfac)
-    to_ekfac = np.linalg.norm(fisher - oracle.with_spectrum(spectrum, q_a, q_g))
-    between = np.linalg.norm(spectrum - oracle.spectrum_in(kfac, q_a, q_g))
+        to_kfac = np.linalg.norm(fisher - kfac)
+        to_ekfac = np.linalg.norm(fisher - oracle.with_spectrum(spectrum, q_a, q_g))
+        between = np.linalg.norm(spectrum - oracle.spectrum_in(kfac, q_a, q_g))
 
-    assert to_ekfac < to_kfac
-    assert between > 0.05 * to_kfac
-    rounding = 5e-6 * np.linalg.norm(fisher)
-    assert to_kfac == pytest.approx(np.hypot(to_ekfac, between), abs=rounding)
+        assert to_ekfac < to_kfac
+        assert between > 0.05 * to_kfac
+        rounding = 5e-6 * np.linalg.norm(fisher)
+        assert to_kfac == pytest.approx(np.hypot(to_ekfac, between), abs=rounding)

@@ -30,7 +30,6 @@ def second_moment(size: int, samples: int, seed: int = 0) -> np.ndarray:
     shift=st.floats(1e-3, 10.0),
     seed=st.integers(0, 1000),
 )
-@hypothesis.settings(max_examples=40)
 def test_damped_inverse_equals_numpy_in_float64(size, samples, shift, seed):
     matrix = second_moment(size, samples, seed)
 
@@ -114,7 +113,6 @@ def test_inverting_leaves_the_matrix_as_it_was():
 @hypothesis.given(
     size=st.integers(1, 30), samples=st.integers(1, 60), seed=st.integers(0, 1000)
 )
-@hypothesis.settings(max_examples=40)
 def test_an_eigenbasis_makes_the_matrix_again(size, samples, seed):
     matrix = second_moment(size, samples, seed)
 

@@ -2,10 +2,6 @@ import dataclasses
 import inspect
 import itertools
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -18,6 +14,7 @@ from acktr_tf.kfac import KFAC, CurvatureTape, control
 from acktr_tf.kfac.settings import KFACSettings
 from acktr_tf.kfac.trust_region import RADIUS_CHANGE
 from kfac import twins
+from kfac.pairwise import pairwise
 
 EXAMPLES = 6
 CLASSES = 3
@@ -96,18 +93,24 @@ def update(optimizer: KFAC, twin: twins.Twin, problem: Problem) -> None:
     optimizer.apply(tape.gradient(loss, variables), variables)
 
 
+# The dense layer first, the heads together.
+IN_TURNS = {"inverse_update_period": 3, "offsets": [1, 0, 2, 2]}
+OF_UPDATE = {"bound": "update", "kl_radius": 0.0003}
+
+
+# To trace takes the most of the time. One graph has all branches; the others are slow.
 @pytest.mark.parametrize(
     ("changed", "compiled"),
     [
-        # The dense layer first, the heads together.
-        ({"inverse_update_period": 3, "offsets": [1, 0, 2, 2]}, False),
-        ({"inverse_update_period": 3, "offsets": [1, 0, 2, 2]}, True),
+        (IN_TURNS, False),
+        pytest.param(IN_TURNS, True, marks=pytest.mark.slow),
         ({}, False),
-        ({}, True),
+        pytest.param({}, True, marks=pytest.mark.slow),
         ({"kl_radius": 1e6}, False),
         ({"kl_radius": None}, False),
-        ({"bound": "update", "kl_radius": 0.0003}, False),
-        ({"bound": "update", "kl_radius": 0.0003}, True),
+        (OF_UPDATE, False),
+        pytest.param(OF_UPDATE, True, marks=pytest.mark.slow),
+        (IN_TURNS | OF_UPDATE, True),
         ({"bound": "update", "kl_radius": 1e6}, False),
         ({"momentum": 0.0, "inverse_update_period": 1}, False),
     ],
@@ -120,6 +123,7 @@ def update(optimizer: KFAC, twin: twins.Twin, problem: Problem) -> None:
         "no radius",
         "update",
         "update, compiled",
+        "update, in turns, compiled",
         "update, free",
         "no momentum",
     ],
@@ -133,10 +137,19 @@ def test_five_steps_equal_the_float64_twin(changed, compiled):
     optimizer.attach(twin.model)
     start = [layer.matrix for layer in expected.network.layers]
     problems = [Problem(seed) for seed in range(5)]
-    step = tf.function(update) if compiled else update
+
+    @tf.function(autograph=False)
+    def graph(arrays: dict[str, tf.Tensor]) -> None:
+        # Arrays as arguments, so that five problems have one trace.
+        problem = Problem(0)
+        vars(problem).update(arrays)
+        update(optimizer, twin, problem)
 
     for problem in problems:
-        step(optimizer, twin, problem)
+        if compiled:
+            graph({name: tf.constant(array) for name, array in vars(problem).items()})
+        else:
+            update(optimizer, twin, problem)
         x = np.float64(problem.x)
         expected.update_curvature(x, problem.log_likelihood_twin)
         expected.step(x, problem.loss_twin)
@@ -158,6 +171,7 @@ def test_five_steps_equal_the_float64_twin(changed, compiled):
                 rtol=1e-3,
                 atol=1e-3 * np.abs(moved).max(),
             )
+    assert not compiled or graph.experimental_get_tracing_count() == 1
     bound = changed.get("kl_radius", 0.003) not in (None, 1e6)
     assert (expected.scale < 1) == bound
 
@@ -675,9 +689,10 @@ def test_inverses_are_made_in_the_first_period_and_then_once_a_period(
 
 
 # Faults ---------------------------------------------------------------------------
-@pytest.mark.parametrize("bound", ["direction", "update"])
-@pytest.mark.parametrize("radius", [0.001, None])
-@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e38])
+@pytest.mark.parametrize(
+    ("bound", "radius", "bad"),
+    pairwise(["direction", "update"], [0.001, None], [np.nan, np.inf, 1e38]),
+)
 def test_a_step_that_is_not_finite_is_skipped_and_counted(bad, radius, bound):
     # 1e38 is finite, and so is not what the inverses make of it.
     optimizer, model = attached(kl_radius=radius, bound=bound, damping=1e-4)
@@ -728,21 +743,6 @@ def test_factors_that_are_not_finite_keep_the_last_inverses_and_are_counted():
     np.testing.assert_array_equal(block.inverse.arrays[0], inverse)
     assert all(np.isfinite(v).all() for v in model.trainable_variables)
     assert int(optimizer.skipped_steps) == 0
-
-
-# Two replicas ---------------------------------------------------------------------
-def test_two_replicas_take_the_step_of_one():
-    # In a process of its own: logical devices are made before TensorFlow starts.
-    here = Path(__file__).parent
-    paths = [str(here.parent), str(here.parents[1])]
-    result = subprocess.run(
-        [sys.executable, here / "two_replicas.py"],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
 
 
 def test_a_step_not_taken_does_not_widen_the_radius():

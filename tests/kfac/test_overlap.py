@@ -41,7 +41,6 @@ def overlapping(draw) -> twins.Convolution:
 
 
 @hypothesis.given(case=overlapping())
-@hypothesis.settings(max_examples=80)
 def test_the_second_moment_is_that_of_all_patches(case):
     layer, x = case.make()
     assert patches_overlap(tf.constant(x), layer)
@@ -55,7 +54,6 @@ def test_the_second_moment_is_that_of_all_patches(case):
 
 
 @hypothesis.given(case=overlapping())
-@hypothesis.settings(max_examples=20)
 def test_moments_without_patches_are_those_with_them(case):
     layer, x = case.make()
     outputs = layer(x)

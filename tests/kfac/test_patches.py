@@ -17,6 +17,7 @@ from acktr_tf.kfac.blocks.block import Block
 from acktr_tf.kfac.inverses import EKFACInverse
 from acktr_tf.kfac.statistics.patches import extract_patches, patch_bytes, positions
 from kfac import twins
+from kfac.pairwise import pairwise
 
 
 @st.composite
@@ -55,7 +56,6 @@ def subset(patches: np.ndarray, every: int, offsets: Sequence[int]) -> np.ndarra
 
 
 @hypothesis.given(case=convolutions())
-@hypothesis.settings(max_examples=40)
 def test_patches_are_what_each_position_sees(case):
     layer, x = case.make()
     expected = twins.exact_patches(x, layer)
@@ -77,7 +77,6 @@ def test_patches_are_what_each_position_sees(case):
 @hypothesis.given(
     case=convolutions(), every=st.integers(1, 4), offset=st.integers(0, 70)
 )
-@hypothesis.settings(max_examples=60)
 def test_patches_of_some_positions_are_a_subset_of_all(case, every, offset):
     layer, x = case.make()
     offsets = offsets_of(offset, every, x.ndim - 2)
@@ -162,7 +161,9 @@ def factors_after(
         optimizer.update_factors(tape, log_likelihood)
 
     if signature is not None:
-        update = tf.function(update, input_signature=[tf.TensorSpec(signature)])
+        update = tf.function(
+            update, input_signature=[tf.TensorSpec(signature)], autograph=False
+        )
     update(tf.constant(x))
     return optimizer.blocks[0]
 
@@ -239,21 +240,23 @@ class Pieces:
         monkeypatch.setattr(kronecker, name, counted)
 
 
-@pytest.mark.parametrize("inverse", ["cholesky", "ekfac"])
+# A layer, the shape of its input, and how often it is called.
+CALLED = {
+    "1-D": (keras.layers.Conv1D(2, 3, padding="causal"), (6, 2), 1),
+    "2-D": (keras.layers.Conv2D(2, 2, strides=(1, 2)), (4, 5, 1), 1),
+    "3-D": (keras.layers.Conv3D(2, 2), (3, 3, 2, 1), 1),
+    "twice": (keras.layers.Conv2D(2, 2, activation="tanh"), (4, 4, 2), 2),
+}
+
+
 @pytest.mark.parametrize(
-    ("layer", "shape", "calls"),
-    [
-        (keras.layers.Conv1D(2, 3, padding="causal"), (6, 2), 1),
-        (keras.layers.Conv2D(2, 2, strides=(1, 2)), (4, 5, 1), 1),
-        (keras.layers.Conv3D(2, 2), (3, 3, 2, 1), 1),
-        (keras.layers.Conv2D(2, 2, activation="tanh"), (4, 4, 2), 2),
-    ],
-    ids=["1-D", "2-D", "3-D", "twice"],
+    ("called", "inverse", "at_once"),
+    pairwise(CALLED, ["cholesky", "ekfac"], [1, 2, 3]),
 )
-@pytest.mark.parametrize("at_once", [1, 2, 3])
 def test_pieces_have_the_same_statistics_as_the_whole(
-    layer, shape, calls, inverse, at_once, monkeypatch
+    called, inverse, at_once, monkeypatch
 ):
+    layer, shape, calls = called
     layer = type(layer).from_config(layer.get_config())
     model = conv_model(layer, shape, calls)
     x = twins.inputs(7, *shape)
@@ -319,7 +322,6 @@ def test_pieces_of_some_positions_have_the_same_statistics(limit):
 
 
 @hypothesis.given(case=convolutions())
-@hypothesis.settings(max_examples=30)
 def test_patch_bytes_are_those_of_one_example(case):
     layer, x = case.make()
     expected = extract_patches(tf.constant(x), layer).numpy()[0].nbytes

@@ -34,7 +34,6 @@ def gram(cosine: float, lengths: tuple[float, float]) -> np.ndarray:
     exponents=st.tuples(st.integers(-14, 14), st.integers(-14, 14)),
     slope=st.tuples(st.floats(-2, 2), st.floats(-2, 2)),
 )
-@hypothesis.settings(max_examples=100)
 def test_two_directions_get_the_weights_that_solve_the_two_equations(
     cosine, exponents, slope
 ):

@@ -1,4 +1,4 @@
-"""One update on two logical CPUs equals the same update on one; run by the tests.
+"""One update on two logical CPUs equals the same update on one; see replicas.py.
 
 Each replica takes the gradient of its half of the batch; Keras sums them, and KFAC
 preconditions the sum. Curvature is updated outside of the replicas.
@@ -48,16 +48,8 @@ def train(strategy: tf.distribute.Strategy, replicas: int) -> list[np.ndarray]:
     return [v.numpy() for v in model.trainable_variables]
 
 
-def main() -> None:
-    cpus = tf.config.list_physical_devices("CPU")
-    tf.config.set_logical_device_configuration(
-        cpus[0], [tf.config.LogicalDeviceConfiguration()] * 2
-    )
+def check(mirrored: tf.distribute.Strategy) -> None:
     alone = train(tf.distribute.get_strategy(), 1)
-    together = train(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]), 2)
+    together = train(mirrored, 2)
     for left, right in zip(alone, together, strict=True):
         np.testing.assert_allclose(left, right, rtol=1e-5, atol=1e-6)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,4 +1,4 @@
-"""Lookahead on two logical CPUs is Lookahead on one; run by the tests.
+"""Lookahead on two logical CPUs is Lookahead on one; see replicas.py.
 
 By `fit`, with KFAC and with momentum inside, and by a loop of one's own.
 """
@@ -76,13 +76,7 @@ def weights_of(model: keras.Model, optimizer: kfac.Lookahead, replicas: int) -> 
     return [variable.numpy() for variable in variables]
 
 
-def main() -> None:
-    cpus = tf.config.list_physical_devices("CPU")
-    tf.config.set_logical_device_configuration(
-        cpus[0], [tf.config.LogicalDeviceConfiguration()] * 2
-    )
-    # One for all: the collective operations of two would have the same keys.
-    mirrored = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+def check(mirrored: tf.distribute.Strategy) -> None:
     for train in [
         own_loop,
         fitted(keras.Sequential, lambda: keras.optimizers.SGD(0.1, 0.9)),
@@ -93,7 +87,3 @@ def main() -> None:
         together = train(mirrored, 2)
         for left, right in zip(alone, together, strict=True):
             np.testing.assert_allclose(left, right, rtol=1e-5, atol=1e-6)
-
-
-if __name__ == "__main__":
-    main()
