@@ -23,20 +23,18 @@ SETTINGS: list[dict[str, object]] = [
     {"inverse_thread": True, "inverse_update_period": 2},
     {"step_rule": "quadratic", "learning_rate": 1.0, "damping_period": 2},
 ]
-# Each trace of two replicas takes seconds, so that of the default run has several
-# settings in one: every value of every argument above is in it.
+# Each trace of two replicas takes seconds, so that one of the default run has several
+# settings at once: every value of every argument above is in one.
 FEW: list[dict[str, object]] = [
-    {},
+    {"inverse_thread": True, "inverse_update_period": 2},
     {
         "factor_update_period": 1,
         "curvature_fraction": 1.0,
-        "inverse_thread": True,
-        "inverse_update_period": 2,
+        "inverse": "ekfac",
+        "inverse_update_period": 3,
     },
-    {"factor_update_period": 1, "inverse": "ekfac", "inverse_update_period": 3},
     {
         "factor_update_period": 3,
-        "inverse_update_period": 2,
         "step_rule": "quadratic",
         "learning_rate": 1.0,
         "damping_period": 2,

@@ -192,13 +192,7 @@ def split(values: np.ndarray, shapes: list[tuple[int, ...]]) -> list[np.ndarray]
 
 
 # One batch --------------------------------------------------------------------------
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("name", NETWORKS)
-def test_factors_of_a_batch_are_those_of_kfac_jax(monkeypatch, name, mode):
-    problem = Problem(name)
-    problem.update_factors(monkeypatch, name, mode)
-
-    row = MODES.index(mode)
+def assert_factors_are_those_of_kfac_jax(problem: Problem, name: str, row: int) -> None:
     factors = problem.factors(STORED[f"{name}/factors"][row])
     scales = STORED[f"{name}/scales"][row]
     for layer, block in enumerate(problem.optimizer.blocks):
@@ -211,7 +205,7 @@ def test_factors_of_a_batch_are_those_of_kfac_jax(monkeypatch, name, mode):
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("name", NETWORKS)
-def test_preconditioned_gradients_of_a_batch_are_those_of_kfac_jax(
+def test_factors_and_preconditioned_gradients_of_a_batch_are_those_of_kfac_jax(
     monkeypatch, name, mode
 ):
     row = MODES.index(mode)
@@ -219,6 +213,7 @@ def test_preconditioned_gradients_of_a_batch_are_those_of_kfac_jax(
     for inverse, damping in [("cholesky", "factored"), ("eigen", "exact")]:
         problem = Problem(name, inverse=inverse)
         problem.update_factors(monkeypatch, name, mode)
+        assert_factors_are_those_of_kfac_jax(problem, name, row)
         found[inverse] = problem.preconditioned()
         stored[damping] = problem.matrices(STORED[f"{name}/{damping}"][row])
 
