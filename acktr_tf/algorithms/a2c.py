@@ -4,9 +4,9 @@ import functools
 from collections.abc import Mapping
 
 import numpy.typing as npt
-import tensorflow as tf
 
 from acktr_tf.algorithms import scalars
+from acktr_tf.algorithms.compiled import CompiledFunction
 from acktr_tf.algorithms.learner import PhaseClock, Plan, Update, to_floats
 from acktr_tf.algorithms.losses import (
     ActorCriticGradients,
@@ -65,10 +65,8 @@ class A2C:
         self.phases: Mapping[str, str] = scalars.FIRST_ORDER_PHASES
         self.actor = FirstOrder(rmsprop, variables)
         self._returns = returns
-        self._gradients = tf.function(gradients, autograph=False)
-        self._measure_kl = tf.function(
-            functools.partial(exact_kls, policy), autograph=False
-        )
+        self._gradients = CompiledFunction(gradients)
+        self._measure_kl = CompiledFunction(functools.partial(exact_kls, policy))
 
     def act(self, observation: npt.ArrayLike, key: npt.ArrayLike) -> PolicyStep:
         """Samples actions from the policy."""

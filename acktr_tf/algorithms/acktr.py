@@ -8,6 +8,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from acktr_tf.algorithms import scalars
+from acktr_tf.algorithms.compiled import CompiledFunction
 from acktr_tf.algorithms.learner import PhaseClock, Plan, Update, to_floats
 from acktr_tf.algorithms.losses import (
     ActorCriticGradients,
@@ -111,11 +112,9 @@ class ACKTR:
         self.phases = {**scalars.PHASES, **({} if joint else scalars.CRITIC_PHASE)}
         self._returns = returns
         self._keys = KeyStream(plan.seed, "update")
-        self._gradients = tf.function(gradients, autograph=False)
-        self._kl = tf.function(kl, autograph=False)
-        self._measure_kl = tf.function(
-            functools.partial(exact_kls, policy), autograph=False
-        )
+        self._gradients = CompiledFunction(gradients)
+        self._kl = CompiledFunction(kl)
+        self._measure_kl = CompiledFunction(functools.partial(exact_kls, policy))
         self._control = KLController(
             kfac,
             None
@@ -160,18 +159,19 @@ class ACKTR:
     def _report(
         self, batch: Batch, before: ActorCriticGradients, measure: bool
     ) -> dict[str, float]:
-        """Returns scalars about the update; those that cost much if `measure`."""
-        found = {
-            **before.scalars,
-            **self.actor.describe(),
-            "target_kl": self._control.target(),
-        }
-        critic = {} if self.critic is None else dict(self.critic.stepper.describe())
+        """Returns scalars of the loss and, if `measure`, all others."""
+        found = dict(before.scalars)
         if measure:
             found |= self._measure_kl(batch.observation, before.output)
-            found |= self.actor.measure()
-            critic |= {} if self.critic is None else self.critic.stepper.measure()
-        found |= {f"critic_{name}": value for name, value in critic.items()}
+            found |= {**self.actor.describe(), **self.actor.measure()}
+            found["target_kl"] = self._control.target()
+            if self.critic is not None:
+                of_critic = self.critic.stepper
+                for name, value in {
+                    **of_critic.describe(),
+                    **of_critic.measure(),
+                }.items():
+                    found[f"critic_{name}"] = value
         return to_floats(found, self.scalars)
 
     def state(self) -> dict[str, Array]:
@@ -195,6 +195,7 @@ class Critic:
     The value is the mean of a Gaussian N(V(s), σ²), the Fisher matrix of which is the
     Gauss-Newton matrix E[∇V ∇Vᵀ] / σ². It needs no sampled targets: for one output, the
     gradient of a log-likelihood is ∇V times a number whose mean square is 1 / σ².
+    Equation (16) of docs/kfac.md.
 
     Args:
       settings: Settings of the critic.
@@ -210,27 +211,30 @@ class Critic:
     ) -> None:
         network, variance = policy.value_network, tf.Variable(1.0, trainable=False)
         self.stepper = _critic_stepper(settings, network, variance, total_updates)
-        self._updates = settings.updates
 
-        def prepare(observation: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
+        def fit(observation: tf.Tensor, target: tf.Tensor, key: tf.Tensor) -> None:
             inputs = policy.network_inputs(observation)
             if settings.norm == "adaptive_gauss_newton":
                 error = tf.reduce_mean(tf.square(network(inputs)[:, 0] - target))
                 variance.assign(tf.maximum(error, 1e-8))
-            return inputs
 
-        def step(
-            inputs: tf.Tensor, target: tf.Tensor, key: tf.Tensor, number: tf.Tensor
-        ) -> None:
-            key = tf.random.experimental.stateless_fold_in(key, number)
-            self.stepper.update_curvature(inputs, key)
-            self.stepper.update_inverses()
-            with tf.GradientTape() as tape:
-                loss = value_loss(network(inputs)[:, 0], target) / variance
-            self.stepper.step(tape.gradient(loss, self.stepper.variables))
+            def step(number: tf.Tensor) -> tuple[tf.Tensor]:
+                step_key = tf.random.experimental.stateless_fold_in(key, number)
+                self.stepper.update_curvature(inputs, step_key)
+                self.stepper.update_inverses()
+                with tf.GradientTape() as tape:
+                    loss = value_loss(network(inputs)[:, 0], target) / variance
+                self.stepper.step(tape.gradient(loss, self.stepper.variables))
+                return (number + 1,)
 
-        self._prepare = tf.function(prepare, autograph=False)
-        self._step = tf.function(step, autograph=False)
+            tf.while_loop(
+                lambda number: number < settings.updates,
+                step,
+                (tf.constant(0),),
+                parallel_iterations=1,
+            )
+
+        self._fit = CompiledFunction(fit)
 
     def fit(self, observation: tf.Tensor, target: tf.Tensor, key: tf.Tensor) -> None:
         """Takes `critic.updates` steps on −log N(R; V(s), σ²), but for its constant.
@@ -240,9 +244,7 @@ class Critic:
           target: `[N]`, R.
           key: `[2]`, random.
         """
-        inputs = self._prepare(observation, target)
-        for number in range(self._updates):
-            self._step(inputs, target, key, tf.constant(number))
+        self._fit(observation, target, key)
 
 
 def _critic_stepper(

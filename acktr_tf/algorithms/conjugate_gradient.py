@@ -10,6 +10,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from acktr_tf.algorithms.compiled import CompiledFunction
 from acktr_tf.algorithms.steppers import NaturalGradient
 from acktr_tf.kfac import sample_rows
 from acktr_tf.kfac.trust_region import predicted_kl, step_size
@@ -123,11 +124,11 @@ class ConjugateGradient:
                 trust_region_scale=factor * scalars["trust_region_scale"].value,
             )
 
-        self._sample = tf.function(
-            lambda inputs, key: sample_rows(key, inputs, fraction), autograph=False
+        self._sample = CompiledFunction(
+            lambda inputs, key: sample_rows(key, inputs, fraction)
         )
-        self._step = tf.function(step, autograph=False)
-        self._backtrack = tf.function(backtrack, autograph=False)
+        self._step = CompiledFunction(step)
+        self._backtrack = CompiledFunction(backtrack)
 
     def update_curvature(self, inputs: tf.Tensor, key: tf.Tensor) -> None:
         """Keeps the inputs that the Fisher matrix of the next step is of."""

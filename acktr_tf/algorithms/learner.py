@@ -68,8 +68,8 @@ class Learner(Protocol):
         Args:
           rollout: Steps under the policy as it is.
           index: Number of updates so far; it decides the random draws.
-          measure: Whether to compute the scalars that cost a forward pass, such as the
-            exact KL; they are nan otherwise.
+          measure: Whether to report all scalars, of which some cost a forward pass,
+            such as the exact KL; otherwise only those that are at hand.
         """
 
     def state(self) -> dict[str, Array]:

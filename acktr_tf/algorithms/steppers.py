@@ -16,6 +16,7 @@ from typing import Protocol
 import keras
 import tensorflow as tf
 
+from acktr_tf.algorithms.compiled import CompiledFunction
 from acktr_tf.kfac import KFAC, control, sample_rows
 from acktr_tf.states import State, load_variables, variables_state
 from acktr_tf.types import Array
@@ -76,9 +77,8 @@ class FirstOrder:
     ) -> None:
         self.optimizer = optimizer
         self.variables: Sequence[keras.Variable] = list(variables)
-        self._apply = tf.function(
-            lambda gradients: optimizer.apply(gradients, self.variables),
-            autograph=False,
+        self._apply = CompiledFunction(
+            lambda gradients: optimizer.apply(gradients, self.variables)
         )
 
     def update_curvature(self, inputs: tf.Tensor, key: tf.Tensor) -> None:
@@ -162,15 +162,13 @@ class NaturalGradient(FirstOrder):
                 "failed_factorizations": kfac.failed_factorizations,
             }
 
-        self._update_curvature = tf.function(update_if_due, autograph=False)
-        self._update_inverses = tf.function(kfac.update_inverses, autograph=False)
-        self._backtrack = tf.function(
-            lambda factor: control.backtrack(kfac, factor), autograph=False
+        self._update_curvature = CompiledFunction(update_if_due)
+        self._update_inverses = CompiledFunction(kfac.update_inverses)
+        self._backtrack = CompiledFunction(
+            lambda factor: control.backtrack(kfac, factor)
         )
-        self._describe = tf.function(describe, autograph=False)
-        self._measure = tf.function(
-            lambda: {"predicted_kl": kfac.predicted_kl()}, autograph=False
-        )
+        self._describe = CompiledFunction(describe)
+        self._measure = CompiledFunction(lambda: {"predicted_kl": kfac.predicted_kl()})
 
     def update_curvature(self, inputs: tf.Tensor, key: tf.Tensor) -> None:
         """Moves the Kronecker factors towards those of the batch, if they are due."""

@@ -6,6 +6,7 @@ from typing import Protocol
 import numpy as np
 import tensorflow as tf
 
+from acktr_tf.algorithms.compiled import CompiledFunction
 from acktr_tf.kfac import KFAC, control
 from acktr_tf.kfac.trust_region import backtracking_factor
 
@@ -38,9 +39,7 @@ class KLController:
             "radius": control.adapt_radius,
             "learning_rate": control.adapt_learning_rate,
         }[adapts]
-        self._adapt = tf.function(
-            lambda kl: adapt(kfac, kl, self.target()), autograph=False
-        )
+        self._adapt = CompiledFunction(lambda kl: adapt(kfac, kl, self.target()))
 
     def target(self) -> tf.Tensor:
         """Returns the KL that the last step should have had; nan without a target."""

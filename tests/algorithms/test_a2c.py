@@ -10,6 +10,7 @@ from problems import ConstantReward, Identity, arrays, learn, make, random_rollo
 
 from acktr_tf.algorithms.a2c import A2C
 from acktr_tf.algorithms.acktr import ACKTR
+from acktr_tf.algorithms.compiled import CompiledFunction
 from acktr_tf.algorithms.learner import Learner
 from acktr_tf.algorithms.returns import make_batch
 from acktr_tf.algorithms.schedules import scheduled
@@ -110,8 +111,7 @@ def test_schedules(
     _, learner = make(config)
     rollout = random_rollout(config)
     values = [
-        learner.update(rollout, index, measure=False).metrics[name]
-        for index in range(4)
+        learner.update(rollout, index, measure=True).metrics[name] for index in range(4)
     ]
     assert values == pytest.approx(expected)
 
@@ -136,10 +136,10 @@ def compiled(learner: Any) -> dict[str, int]:
     """How often each compiled function of a learner and of its parts was traced."""
     parts = [learner, learner.actor, *([learner.critic] if _critic(learner) else [])]
     return {
-        f"{type(part).__name__}.{name}": value.experimental_get_tracing_count()
+        f"{type(part).__name__}.{name}": value.traces
         for part in parts
         for name, value in vars(part).items()
-        if hasattr(value, "experimental_get_tracing_count")
+        if isinstance(value, CompiledFunction)
     }
 
 

@@ -143,14 +143,11 @@ def test_what_is_reported() -> None:
     # most, and damping makes it less.
     assert 0.0 < metrics["predicted_kl"] <= 0.01 * 0.01 * 1.01
     unmeasured = learner.update(random_rollout(config), 1, measure=False).metrics
-    assert metrics.keys() - unmeasured.keys() == {
-        "exact_kl",
-        "exact_kl_joint",
-        "predicted_kl",
-    }
+    assert unmeasured.keys() < metrics.keys()
+    assert {"policy_loss", "value_loss", "gradient_norm"} < unmeasured.keys()
+    assert "predicted_kl" not in unmeasured
 
 
-@EAGER
 def test_without_a_radius_the_step_has_the_learning_rate() -> None:
     config = tiny(kl_radius=None, learning_rate=1e-3)
     _, learner = make(config)
@@ -263,5 +260,5 @@ def test_a_fixed_radius_stays_as_it_is() -> None:
     config = tiny()
     _, learner = make(config)
     for index in range(40):
-        update = learner.update(random_rollout(config, index), index, measure=False)
+        update = learner.update(random_rollout(config, index), index, measure=True)
     assert update.metrics["kl_radius"] == pytest.approx(0.01)
