@@ -210,8 +210,7 @@ def test_the_table_of_growth_has_the_median_of_the_rounds(benchmark_script, tmp_
 
 
 def test_a_point_is_measured_in_a_process_of_its_own(benchmark_script):
-    flags = ["--flagfile=cartpole.flags", "--num_envs=2", "--unroll_length=4"]
-    flags += ["--algorithm=a2c"]
+    flags = ["--flagfile=cartpole_a2c.flags", "--num_envs=2", "--unroll_length=4"]
     document = benchmark_script("curvature").measure_point(flags, 2)
     assert document["batch_size"] == 8
     json.dumps(document)

@@ -136,14 +136,14 @@ def test_the_kl_of_all_states_is_the_one_that_the_trainer_logs(
 ):
     run = benchmark_script("resumed").resume(run_dir)
     logged = []
-    update = run.algorithm.update
+    update = run.learner.update
 
-    def noted(batch, index, measure):
-        metrics = update(batch, index, measure=True)
-        logged.append(metrics["exact_kl"])
-        return metrics
+    def noted(rollout, index, *, measure):
+        found = update(rollout, index, measure=True)
+        logged.append(found.metrics["exact_kl"])
+        return found
 
-    run.algorithm.update = noted
+    run.learner.update = noted
     found = benchmark_script("kl_by_age").measure(run, 3)
 
     assert len(logged) == 3

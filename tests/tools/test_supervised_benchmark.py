@@ -11,7 +11,7 @@ REPOSITORY = Path(__file__).parents[2]
 @pytest.fixture
 def part(monkeypatch):
     """Imports a file of benchmarks/supervised by its name."""
-    monkeypatch.syspath_prepend(str(REPOSITORY / "docs"))
+    monkeypatch.syspath_prepend(str(REPOSITORY / "tools"))
     monkeypatch.syspath_prepend(str(REPOSITORY / "benchmarks"))
     return lambda name: importlib.import_module(f"supervised.{name}")
 
