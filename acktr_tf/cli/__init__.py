@@ -1,1 +1,1 @@
-"""What the commands share: flags, flag files, help, one-line errors."""
+"""Command line of all commands: flags, flag files, help, one-line errors."""
