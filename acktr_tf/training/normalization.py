@@ -103,7 +103,7 @@ class RewardScale:
 
     @property
     def scale(self) -> float:
-        """What rewards are divided by; 1 until returns have varied."""
+        """Number that rewards are divided by; 1 until returns have varied."""
         return float(self.moments.deviation)
 
     def state(self) -> dict[str, Array]:

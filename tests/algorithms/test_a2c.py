@@ -133,7 +133,7 @@ def shared(request: pytest.FixtureRequest) -> tuple[ActorCritic, Learner]:
 
 
 def compiled(learner: Any) -> dict[str, int]:
-    """How often each compiled function of a learner and of its parts was traced."""
+    """Number of traces of each compiled function of a learner and of its parts."""
     parts = [learner, learner.actor, *([learner.critic] if _critic(learner) else [])]
     return {
         f"{type(part).__name__}.{name}": value.traces
