@@ -65,7 +65,7 @@ def find_algorithm(name: str) -> Algorithm:
     # Its module will import TensorFlow: on the right backend, and without log noise.
     load_tensorflow()
     try:
-        found = getattr(importlib.import_module(module), attribute)
+        imported = importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module}.".startswith(f"{error.name}."):
             raise
@@ -74,10 +74,10 @@ def find_algorithm(name: str) -> Algorithm:
             "Python looks it up in the working directory and among the installed "
             "packages."
         ) from error
-    except AttributeError as error:
-        raise UserError(
-            f"`--algorithm={name}`: module {module} has no `{attribute}`."
-        ) from error
+    # Apart from the import, whose own AttributeErrors are faults of the module.
+    if not hasattr(imported, attribute):
+        raise UserError(f"`--algorithm={name}`: module {module} has no `{attribute}`.")
+    found = getattr(imported, attribute)
     settings = getattr(found, "Settings", None)
     if not (isinstance(settings, type) and issubclass(settings, Settings)):
         raise UserError(
