@@ -85,13 +85,22 @@ def pytest_xdist_auto_num_workers() -> int:
     return 0 if "PYTEST_XDIST_WORKER" in os.environ else min(CORES, MOST_WORKERS)
 
 
+def pytest_collection_finish() -> None:
+    """Keeps what all tests share out of the search for garbage.
+
+    The modules that tests import are millions of objects that stay to the end, and
+    tracing makes garbage enough for hundreds of searches through all of them.
+    """
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True, scope="module")
 def memory() -> Iterator[None]:
     """Forgets the graphs of a module: those of all modules are gigabytes."""
     yield
     if keras := sys.modules.get("keras"):
-        keras.backend.clear_session()
-        gc.collect()
+        keras.backend.clear_session()  # Searches for garbage, too.
 
 
 @pytest.fixture

@@ -196,17 +196,15 @@ def test_the_same_seed_gives_the_same_bits_measured_or_not(algorithm: str) -> No
 def test_the_state_goes_into_another_learner_that_goes_on_alike(algorithm: str) -> None:
     config = tiny(algorithm)
     rollouts = [random_rollout(config, index) for index in range(4)]
-    _, straight = make(config)
-    for index, rollout in enumerate(rollouts):
-        straight.update(rollout, index, measure=False)
     _, first = make(config)
     for index in (0, 1):
         first.update(rollouts[index], index, measure=False)
     _, second = make(tiny(algorithm, seed=99).replace(seed=3))
     second.load_state(first.state())
-    for index in (2, 3):
-        second.update(rollouts[index], index, measure=False)
-    for name, array in straight.state().items():
+    for learner in (first, second):
+        for index in (2, 3):
+            learner.update(rollouts[index], index, measure=False)
+    for name, array in first.state().items():
         assert np.array_equal(array, second.state()[name]), name
 
 
@@ -381,6 +379,8 @@ def test_the_value_of_a_constant_reward(algorithm: str) -> None:
     look = np.ones((1, 2), np.float32)
     policy, _ = learn(config, ConstantReward(4, limit=7), updates=200)
     assert policy.value(look).numpy()[0] == pytest.approx(10.0, abs=0.2)
+    if algorithm == "acktr":
+        return  # Rollouts and targets are the same for both.
 
     policy, _ = learn(
         config, ConstantReward(4, limit=7), updates=200, truncation_terminates=True

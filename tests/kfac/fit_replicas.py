@@ -26,7 +26,6 @@ SETTINGS: list[dict[str, object]] = [
 # Each trace of two replicas takes seconds, so that one of the default run has several
 # settings at once: every value of every argument above is in one.
 FEW: list[dict[str, object]] = [
-    {"inverse_thread": True, "inverse_update_period": 2},
     {
         "factor_update_period": 1,
         "curvature_fraction": 1.0,
@@ -34,6 +33,8 @@ FEW: list[dict[str, object]] = [
         "inverse_update_period": 3,
     },
     {
+        "inverse_thread": True,
+        "inverse_update_period": 2,
         "factor_update_period": 3,
         "step_rule": "quadratic",
         "learning_rate": 1.0,

@@ -419,8 +419,9 @@ def test_outputs_in_a_list_train_as_those_in_a_dictionary():
 @pytest.mark.parametrize(
     ("arguments", "graph"),
     [
-        ({}, False),
-        ({"inverse": "eigen"}, False),
+        # Part of the others, but for what differs in the last digit.
+        pytest.param({}, False, marks=pytest.mark.slow),
+        pytest.param({"inverse": "eigen"}, False, marks=pytest.mark.slow),
         ({"inverse": "ekfac"}, False),
         ({"inverse_thread": True, "inverse_update_period": 2}, False),
         ({"step_rule": "quadratic", "learning_rate": 1.0, "damping_period": 2}, False),

@@ -613,7 +613,7 @@ def kill_and_continue(tmp_path: Path, kills: int, *flags: str) -> None:
         before = saved_step(killed)
         process = launch(killed, *flags)
         until(lambda before=before: saved_step(killed) > before, process)
-        time.sleep(moments.uniform(0.0, 0.5))
+        time.sleep(moments.uniform(0.0, 0.3))
         process.kill()
         process.communicate()
         assert process.returncode == -signal.SIGKILL  # It had not ended by itself.
@@ -653,7 +653,7 @@ def test_interrupt_saves_and_says_how_to_continue(tmp_path, vectorization, sent)
 
 
 def test_killed_run_continues_as_if_nothing_had_happened(tmp_path):
-    flags = ("--unroll_length=32", "--total_steps=30000", *SAVED_OFTEN)
+    flags = ("--unroll_length=32", "--total_steps=16000", *SAVED_OFTEN)
     kill_and_continue(tmp_path, 1, *A2C_FLAGS, *flags)
 
 
