@@ -288,5 +288,6 @@ def _check_settings(settings: ACKTRSettings, policy: ActorCritic) -> None:
     if settings.critic == "separate" and actor & critic:
         raise UserError(
             "critic=separate needs a network without a trunk that policy and value "
-            f"share: network=mlp. Received: {policy.network.name}."
+            "share: mlp, separate_cnns or grid_cnn, whichever takes the observations. "
+            f"Received: network={policy.network.name}. critic=joint takes every network."
         )

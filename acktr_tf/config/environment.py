@@ -20,6 +20,19 @@ class EnvironmentSettings(Settings):
         "PongNoFrameskip-v4) or plain name (pong), or any Gymnasium id (CartPole-v1), "
         "your own with its module (my.module:Name-v0).",
     )
+    env_kwargs: str | None = setting(
+        None,
+        "Not for Atari: arguments of the environment, a JSON object "
+        '({"map_name": "8x8"}).',
+        none="none",
+    )
+    wrappers: str | None = setting(
+        None,
+        "Not for Atari: wrappers of each environment, each with its module "
+        "(gymnasium.wrappers:FlattenObservation), separated by commas, the innermost "
+        "first.",
+        none="none",
+    )
     num_envs: int = setting(
         32,
         "Environments stepped together.",
@@ -65,7 +78,8 @@ class EnvironmentSettings(Settings):
     pixels: int | None = setting(
         None,
         "Not for Atari: observe pictures of the environment instead, of this height "
-        "and width; none takes its own observations.",
+        "and width (below 28, with network=separate_cnns); none takes its own "
+        "observations.",
         unit="pixels",
         low=1,
         none="none",

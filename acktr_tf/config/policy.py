@@ -5,7 +5,14 @@ import dataclasses
 from acktr_tf.config.setting import Settings, setting
 from acktr_tf.config.sources import ON_PONG, PAPER, RELEASED
 
-NETWORKS = ("auto", "nature_cnn", "mlp", "separate_cnns")
+NETWORKS = (
+    "auto",
+    "nature_cnn",
+    "mlp",
+    "separate_cnns",
+    "grid_cnn",
+    "multi_input",
+)
 CONV_INITIALIZERS = ("zero_mean_orthogonal", "orthogonal")
 ACTIVATIONS = ("tanh", "elu", "relu")
 ACTION_BOUNDS = ("clip", "squash")
@@ -19,21 +26,25 @@ class PolicySettings(Settings):
 
     network: str = setting(
         "auto",
-        "Network: nature_cnn (conv trunk shared by policy and value, for Atari), mlp "
-        "(two separate networks), separate_cnns (two for pictures in colour), or auto "
-        "(by the shape of the observations).",
+        "Network: nature_cnn (conv trunk shared by policy and value, for Atari and "
+        "large pictures), mlp (two separate networks), separate_cnns (two for small "
+        "pictures in colour), grid_cnn (two for grids of cells), multi_input (one for "
+        "pictures and grids beside numbers), or auto (by the observations; see "
+        "docs/environments.md).",
         choices=NETWORKS,
     )
     conv3_filters: int = setting(
         32,
-        "Filters of the third convolution of nature_cnn.",
+        "Filters of the third convolution of nature_cnn, and of multi_input's for "
+        "pictures.",
         low=1,
         source=f"{RELEASED}: 32 for ACKTR, 64 for A2C",
     )
     conv_initializer: str = setting(
         "zero_mean_orthogonal",
-        "Initial filters of nature_cnn: orthogonal, or orthogonal and each with a sum "
-        "of zero, so that no unit is on or off for the background alone.",
+        "Initial filters of nature_cnn and multi_input: orthogonal, or orthogonal and "
+        "each with a sum of zero, so that no unit is on or off for the background "
+        "alone.",
         choices=CONV_INITIALIZERS,
         source=ON_PONG,
     )
@@ -45,13 +56,15 @@ class PolicySettings(Settings):
     )
     policy_activation: str = setting(
         "tanh",
-        "Activation of the hidden layers of mlp and separate_cnns, for the policy.",
+        "Activation of the hidden layers of mlp, separate_cnns and grid_cnn, for the "
+        "policy.",
         choices=ACTIVATIONS,
         source=f"{PAPER}, MuJoCo: tanh",
     )
     value_activation: str = setting(
         "tanh",
-        "Activation of the hidden layers of mlp and separate_cnns, for the value.",
+        "Activation of the hidden layers of mlp, separate_cnns and grid_cnn, for the "
+        "value.",
         choices=ACTIVATIONS,
         source=f"{PAPER}, MuJoCo: elu",
     )
@@ -72,7 +85,7 @@ class PolicySettings(Settings):
     normalize_observations: bool = setting(
         False,
         "Give the networks observations less their running mean, divided by their "
-        "running standard deviation; not for images.",
+        "running standard deviation. Pictures are left as they are.",
         source="Schulman et al. 2015; off for Atari",
     )
     observation_clip: float = setting(

@@ -54,6 +54,13 @@ def make_vector_env(
     reseed_steps = RESEED_STEPS if training else 0
     episode_seeds = episode_seeds or training_seeds(seed)
     if game := find_game(settings.env):
+        for option in ("env_kwargs", "wrappers"):
+            if getattr(settings, option) is not None:
+                raise UserError(
+                    f"{option} is not for Atari games, whose preprocessing is fixed. "
+                    f"Received: {option}={getattr(settings, option)} with "
+                    f"env={settings.env}. Leave it out."
+                )
         name, stickiness = game
         if settings.repeat_action_probability is not None:
             stickiness = settings.repeat_action_probability
@@ -82,6 +89,8 @@ def make_vector_env(
         episode_seeds,
         vectorization=settings.vectorization,
         render=render,
+        env_kwargs=settings.env_kwargs,
+        wrappers=settings.wrappers,
         pixels=settings.pixels,
         frame_stack=settings.frame_stack,
         reseed_steps=reseed_steps,

@@ -5,11 +5,13 @@ import os
 import re
 import warnings
 import weakref
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium
 import numpy as np
 import numpy.typing as npt
+from gymnasium import spaces
 
 from acktr_tf.config.setting import did_you_mean
 from acktr_tf.environments.pixels import (
@@ -20,6 +22,11 @@ from acktr_tf.environments.pixels import (
 )
 from acktr_tf.environments.processes import DeferSignals, close_processes, start_method
 from acktr_tf.environments.vector import UNSEEDED, EpisodeSeeds, VectorEnvironment
+from acktr_tf.environments.wrapping import (
+    find_wrappers,
+    keyword_arguments,
+    without_text,
+)
 from acktr_tf.errors import UserError
 from acktr_tf.types import Array
 
@@ -35,6 +42,8 @@ class GymEnvironment(VectorEnvironment):
       vectorization: "sync" for one process, "async" for one per environment;
         environments that are drawn are always "async".
       render: Whether `render` will be called.
+      env_kwargs: Arguments of the environment; see `keyword_arguments`.
+      wrappers: Wrappers of each environment; see `find_wrappers`.
       pixels: Height and width of the pictures to observe; None for the environment's
         own observations.
       frame_stack: Number of observations, up to the current one, that make one.
@@ -55,6 +64,8 @@ class GymEnvironment(VectorEnvironment):
         *,
         vectorization: str = "sync",
         render: bool = False,
+        env_kwargs: str | None = None,
+        wrappers: str | None = None,
         pixels: int | None = None,
         frame_stack: int = 1,
         reseed_steps: int = 0,
@@ -65,28 +76,31 @@ class GymEnvironment(VectorEnvironment):
         }
         if render or pixels:
             vectorization = "async"
-        wrappers: list[Any] = []
+        arguments = keyword_arguments(env_kwargs)
+        wrapping: list[Any] = []
         if vectorization == "async":
             vector["context"] = start_method()
-            wrappers.append(functools.partial(DeferSignals, starter=os.getpid()))
+            wrapping.append(functools.partial(DeferSignals, starter=os.getpid()))
+        wrapping += [*find_wrappers(wrappers), without_text]
         if render or pixels:
-            wrappers.append(OffscreenRendering)
+            wrapping.append(OffscreenRendering)
         if pixels:
-            wrappers.append(functools.partial(PixelObservation, size=pixels))
+            wrapping.append(functools.partial(PixelObservation, size=pixels))
         if frame_stack > 1:
             stack = gymnasium.wrappers.FrameStackObservation
-            wrappers.append(functools.partial(stack, stack_size=frame_stack))
+            wrapping.append(functools.partial(stack, stack_size=frame_stack))
         try:
             # An environment that cannot be rendered need not know the arguments.
             options: dict[str, Any] = {"render_mode": "rgb_array"} if render else {}
             if pixels:
                 options = pixel_options(env_id, pixels)
+            options = {**arguments, **options}
             self._vector: Any = gymnasium.make_vec(
                 env_id,
                 num_envs,
                 vectorization_mode=vectorization,
                 vector_kwargs=vector,
-                wrappers=wrappers,
+                wrappers=wrapping,
                 **options,
             )
         except gymnasium.error.UnregisteredEnv as error:
@@ -104,6 +118,7 @@ class GymEnvironment(VectorEnvironment):
         try:
             if render or pixels:
                 self._check_drawing(env_id)
+            self.left_out = self._names_left_out()
             spec: Any = self._vector.spec
             super().__init__(
                 env_id,
@@ -117,6 +132,13 @@ class GymEnvironment(VectorEnvironment):
         except BaseException:
             self.close()
             raise
+
+    def _names_left_out(self) -> Sequence[str]:
+        """Returns what `without_text` has left out of the observations."""
+        if not isinstance(self._vector.single_observation_space, spaces.Dict):
+            return ()
+        names: Sequence[str] = self._vector.get_attr("left_out")[0]
+        return names
 
     def _check_drawing(self, env_id: str) -> None:
         """Draws once, before anything else is done.

@@ -6,7 +6,7 @@ loading it replays the actions.
 """
 
 import abc
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import gymnasium
@@ -59,9 +59,14 @@ class VectorEnvironment(abc.ABC):
         Otherwise all environments would be at the same time of their episodes, and each
         batch at another. None sets nothing apart.
 
+    Attributes:
+      left_out: Names of the parts of the simulator's observations that are left out.
+
     Raises:
       UserError: The observation space is not supported.
     """
+
+    left_out: Sequence[str] = ()
 
     def __init__(
         self,

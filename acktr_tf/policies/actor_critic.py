@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from acktr_tf.config.policy import PolicySettings
 from acktr_tf.errors import UserError
+from acktr_tf.policies.choice import choose_network, scales
 from acktr_tf.policies.distributions import (
     Distribution,
     make_action_distribution,
@@ -64,6 +65,8 @@ class ActorCritic:
       value_network: Part of it that makes the values.
       value_scale: Unit of the values, and of the rewards that they predict.
       observation_spec: Shape and type of `N` observations.
+      normalized: Where `normalize_observations` applies, of an observation's shape:
+        not to pictures, which the network scales.
 
     Raises:
       UserError: A space is not supported, or does not suit the network.
@@ -83,7 +86,7 @@ class ActorCritic:
         space = self.observations.encoded_space
         self.network: keras.Model = make_network(
             settings,
-            space,
+            self.observations,
             HeadSpec(
                 self.action_distribution.num_parameters,
                 self.action_distribution.num_state_independent,
@@ -98,12 +101,19 @@ class ActorCritic:
         self.value_scale = keras.Variable(1.0, trainable=False, name="value_scale")
         self._clip = settings.observation_clip
         self._normalizes = settings.normalize_observations
-        takes_pixels = self.network.input.dtype == "uint8"
+        network = choose_network(settings.network, self.observations)
+        self.normalized = np.concatenate(
+            [
+                np.full(part.size, not scales(network, part))
+                for part in self.observations.parts
+            ]
+        ).reshape(space.shape)
         if self._normalizes:
-            if takes_pixels:
+            if not self.normalized.any():
                 raise UserError(
-                    "normalize_observations=true takes vectors of floats. Received: "
-                    f"{space.dtype} of shape {list(space.shape)}."
+                    "normalize_observations=true has nothing to normalize: "
+                    f"network={network} scales pictures itself. Received: "
+                    f"{', '.join(map(str, self.observations.parts))}."
                 )
             self._mean, self._deviation = (
                 keras.Variable(
@@ -114,6 +124,7 @@ class ActorCritic:
                     ("observation_deviation", 1.0),
                 ]
             )
+        takes_pixels = self.network.input.dtype == "uint8"
         self._takes_pixels = takes_pixels
         self.observation_spec = tf.TensorSpec(
             [None, *space.shape], space.dtype if takes_pixels else tf.float32
@@ -137,7 +148,10 @@ class ActorCritic:
         # An exported policy takes integers where the environment has them.
         floats = tf.cast(observation, tf.float32)
         normalized = (floats - self._mean.value) / self._deviation.value
-        return tf.clip_by_value(normalized, -self._clip, self._clip)
+        normalized = tf.clip_by_value(normalized, -self._clip, self._clip)
+        if self.normalized.all():
+            return normalized
+        return tf.where(self.normalized, normalized, floats)
 
     def sample(self, observation: tf.Tensor, key: tf.Tensor) -> PolicyStep:
         """Samples actions for observations `[N, ...]` with the random `key` `[2]`."""
@@ -214,9 +228,16 @@ class ActorCritic:
 
     # State ----------------------------------------------------------------------
     def normalize(self, mean: npt.ArrayLike, deviation: npt.ArrayLike) -> None:
-        """Sets the mean and the deviation that observations are normalized by."""
-        self._mean.assign(mean)
-        self._deviation.assign(deviation)
+        """Sets the mean and the deviation that observations are normalized by.
+
+        Args:
+          mean: Of the numbers that are `normalized`, in their order.
+          deviation: Likewise.
+        """
+        for variable, values in [(self._mean, mean), (self._deviation, deviation)]:
+            array = variable.numpy()
+            array[self.normalized] = np.ravel(values)
+            variable.assign(array)
 
     @property
     def variables(self) -> list[keras.Variable]:

@@ -1,9 +1,9 @@
 """Keras networks that map observations to the policy's parameters and the value."""
 
 import math
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
-import gymnasium
 import numpy as np
 
 from acktr_tf.backend import check_backend
@@ -16,9 +16,22 @@ import keras  # noqa: E402
 import tensorflow as tf  # noqa: E402
 
 from acktr_tf.kfac import FreeParameters  # noqa: E402
+from acktr_tf.policies.choice import (  # noqa: E402
+    MAX_DENSE_INPUTS,
+    MIN_SIDES,
+    choose_network,
+)
+from acktr_tf.policies.parts import ObservationPart  # noqa: E402
 from acktr_tf.policies.pixels import Pixels  # noqa: E402
+from acktr_tf.spaces.observations import Observations, Part  # noqa: E402
+from acktr_tf.spaces.pictures import (  # noqa: E402
+    GRID,
+    NUMBERS,
+    height_axis,
+    least_side,
+    white,
+)
 
-MIN_PICTURE_SIZE = 8
 POLICY_GAIN = 0.01
 """Gain of a policy's last layer: the first policy is nearly the same everywhere."""
 
@@ -42,53 +55,39 @@ class HeadSpec(NamedTuple):
 _FIRST_CONVOLUTIONS = ((32, 8, 4), (64, 4, 2))
 _CONV3_SIZE = 3
 _CONV3_INPUTS = _FIRST_CONVOLUTIONS[-1][0] * _CONV3_SIZE**2
+_SMALL_FILTERS = 32
+"""Filters of each of the two 3×3 convolutions of small pictures and of grids."""
+
+Initializer = Callable[[float], keras.initializers.Initializer]
+"""Makes another initializer of a gain at each call."""
 
 
 def make_network(
     settings: PolicySettings,
-    observation_space: gymnasium.spaces.Box,
+    observations: Observations,
     head: HeadSpec,
     seed: int,
 ) -> keras.Model:
-    """Makes the network that `settings` name.
+    """Makes the network that `settings` name, as `choose_network` understands them.
 
     Args:
       settings: Network of the policy.
-      observation_space: Encoded space of one environment's observations.
+      observations: Encoding of one environment's observations.
       head: Outputs of the policy.
       seed: Decides the initial weights.
 
     Returns:
-      A model from observations `[N, ...]` to policy parameters `[N, P]` and values
-      `[N, 1]`.
+      A model from encoded observations `[N, ...]` to policy parameters `[N, P]` and
+      values `[N, 1]`. Its input is uint8 where that is one picture of bytes, float32
+      otherwise.
 
     Raises:
       UserError: The network does not fit the observations.
     """
-    shape, dtype = observation_space.shape, observation_space.dtype.name
-    is_pictures = dtype == "uint8" and _are_pictures(shape)
-    is_image = len(shape) == 3 and dtype == "uint8" and not is_pictures
-    network = settings.network
-    if network == "auto":
-        fits = {"separate_cnns": is_pictures, "nature_cnn": is_image, "mlp": True}
-        network = next(name for name, fit in fits.items() if fit)
+    network = choose_network(settings.network, observations)
     seeds = keras.random.SeedGenerator(seed)
     activations = (settings.policy_activation, settings.value_activation)
-    if network == "separate_cnns":
-        if not is_pictures or min(shape[-3:-1]) < MIN_PICTURE_SIZE:
-            raise UserError(
-                "network=separate_cnns takes pictures, uint8 of shape [frames, height, "
-                "width, colours] or [height, width, colours], with 1 or 3 colours and "
-                f"at least {MIN_PICTURE_SIZE} pixels a side. "
-                f"Received: {dtype} of shape {list(shape)}."
-            )
-        return separate_cnns(shape, head, activations, seeds)
-    if network == "nature_cnn":
-        if not is_image or min(shape[1:]) < 36:
-            raise UserError(
-                "network=nature_cnn takes stacks of frames, uint8 of shape [frames, "
-                f"height >= 36, width >= 36]. Received: {dtype} of shape {list(shape)}."
-            )
+    if network in ("nature_cnn", "multi_input"):
         zero_mean = settings.conv_initializer == "zero_mean_orthogonal"
         if zero_mean and settings.conv3_filters >= _CONV3_INPUTS:
             raise UserError(
@@ -96,18 +95,22 @@ def make_network(
                 "filter, with conv_initializer=zero_mean_orthogonal. Received: "
                 f"conv3_filters={settings.conv3_filters}"
             )
-        return nature_cnn(
-            shape,
-            head,
-            settings.conv3_filters,
-            seeds,
-            zero_mean=zero_mean,
-        )
-    if dtype == "uint8":
-        raise UserError(
-            f"network=mlp takes vectors of floats. Received: {dtype} of shape "
-            f"{list(shape)}."
-        )
+
+        def filters(gain: float) -> keras.initializers.Initializer:
+            if zero_mean:
+                return ZeroMeanOrthogonal(gain, _seed(seeds))
+            return _orthogonal(seeds, gain)
+
+        filter_counts = settings.conv3_filters
+        if network == "multi_input":
+            return multi_input(observations, head, filter_counts, filters, seeds)
+        (part,) = observations.parts
+        return nature_cnn(part, head, filter_counts, filters, seeds)
+    if network in ("separate_cnns", "grid_cnn"):
+        (part,) = observations.parts
+        make_separate = separate_cnns if network == "separate_cnns" else grid_cnn
+        return make_separate(part, head, activations, seeds)
+    shape = observations.encoded_space.shape
     return separate_mlps(shape, head, settings.hidden_size, activations, seeds)
 
 
@@ -158,48 +161,87 @@ class ZeroMeanOrthogonal(keras.initializers.Initializer):
 
 
 def nature_cnn(
-    shape: tuple[int, ...],
+    part: Part,
     head: HeadSpec,
     conv3_filters: int,
+    filters: Initializer,
     seeds: keras.random.SeedGenerator,
-    *,
-    zero_mean: bool = True,
 ) -> keras.Model:
     """Makes the network of Mnih et al. 2015 with one trunk for policy and value.
 
+    Pictures that are too large for its dense layer are first averaged over squares.
+
     Args:
-      shape: Shape of an observation: frames, height, width.
+      part: Observations that are one picture.
       head: Outputs of the policy.
       conv3_filters: Filters of the third convolution (64 in Mnih et al., 32 in the
         released code of Wu et al. 2017).
-      seeds: Generator of the initializers' seeds.
-      zero_mean: Whether the initial filters sum to zero and are orthogonal, not only
-        the latter.
+      filters: Makes the initializers of the convolutions.
+      seeds: Generator of the other initializers' seeds.
     """
-
-    def filters(gain: float) -> keras.initializers.Initializer:
-        if zero_mean:
-            return ZeroMeanOrthogonal(gain, _seed(seeds))
-        return _orthogonal(seeds, gain)
-
-    pixels = keras.Input(shape, dtype="uint8", name="observation")
-    hidden = Pixels(frames_first=True, name="pixels")(pixels)
-    for i, (count, size, stride) in enumerate(
-        [*_FIRST_CONVOLUTIONS, (conv3_filters, _CONV3_SIZE, 1)], start=1
-    ):
-        hidden = keras.layers.Conv2D(
-            count,
-            size,
-            stride,
-            activation="relu",
-            kernel_initializer=filters(math.sqrt(2.0)),
-            name=f"conv{i}",
-        )(hidden)
+    inputs = _array_input(part)
+    hidden = _nature_convolutions(_pixels(part, inputs), conv3_filters, filters)
     hidden = keras.layers.Flatten(name="flatten")(hidden)
     hidden = _dense(512, "relu", seeds, math.sqrt(2.0), "fc")(hidden)
     policy = _policy_head(head, seeds, 1.0, hidden)
     value = _dense(1, None, seeds, 1.0, "value")(hidden)
-    return keras.Model(pixels, (policy, value), name="nature_cnn")
+    return keras.Model(inputs, (policy, value), name="nature_cnn")
+
+
+def multi_input(
+    observations: Observations,
+    head: HeadSpec,
+    conv3_filters: int,
+    filters: Initializer,
+    seeds: keras.random.SeedGenerator,
+) -> keras.Model:
+    """Makes a network for pictures and grids beside numbers, for policy and value.
+
+    Each picture and each grid has convolutions and a dense layer of 256 units of its
+    own. What these give, and the numbers as they are, enter one dense layer of 256
+    units, from which policy and value are linear.
+
+    Args:
+      observations: Observations of several parts.
+      head: Outputs of the policy.
+      conv3_filters: Filters of the third convolution of pictures.
+      filters: Makes the initializers of the convolutions of pictures.
+      seeds: Generator of the other initializers' seeds.
+    """
+    encoded = keras.Input(
+        observations.encoded_space.shape, dtype="float32", name="observation"
+    )
+
+    def convolutions(part: Part, array: keras.KerasTensor) -> keras.KerasTensor:
+        prefix = f"{part.name}_"
+        if part.kind == GRID:
+            return _cell_convolutions(
+                _cells(part, array, prefix), "relu", seeds, prefix
+            )
+        pixels = _pixels(part, array, prefix)
+        if least_side(part.shape) < MIN_SIDES["nature_cnn"]:
+            pixels = _averaged(pixels, MIN_SIDES["separate_cnns"], _small_size, prefix)
+            return _small_convolutions(pixels, "relu", seeds, prefix)
+        return _nature_convolutions(pixels, conv3_filters, filters, prefix)
+
+    features = []
+    for part, start, stop in observations.slices:
+        if part.kind == NUMBERS:
+            cut = ObservationPart(start, (stop - start,), name=f"{part.name}_part")
+            features.append(cut(encoded))
+            continue
+        cut = ObservationPart(start, part.shape, name=f"{part.name}_part")
+        hidden = convolutions(part, cut(encoded))
+        hidden = keras.layers.Flatten(name=f"{part.name}_flatten")(hidden)
+        fc = _dense(256, "relu", seeds, math.sqrt(2.0), f"{part.name}_fc")
+        features.append(fc(hidden))
+    hidden = features[0]
+    if len(features) > 1:
+        hidden = keras.layers.Concatenate(name="features")(features)
+    hidden = _dense(256, "relu", seeds, math.sqrt(2.0), "fc")(hidden)
+    policy = _policy_head(head, seeds, POLICY_GAIN, hidden)
+    value = _dense(1, None, seeds, 1.0, "value")(hidden)
+    return keras.Model(encoded, (policy, value), name="multi_input")
 
 
 def separate_mlps(
@@ -221,24 +263,22 @@ def separate_mlps(
     observation = keras.Input(shape, dtype="float32", name="observation")
     flat = keras.layers.Flatten(name="flatten")(observation)
 
-    def hidden_layers(name: str, activation: str) -> keras.KerasTensor:
+    def hidden_layers(prefix: str, activation: str) -> keras.KerasTensor:
         hidden = flat
         for i in (1, 2):
-            layer = f"{name}_fc{i}"
+            layer = f"{prefix}fc{i}"
             hidden = _dense(hidden_size, activation, seeds, math.sqrt(2.0), layer)(
                 hidden
             )
         return hidden
 
-    hidden = hidden_layers("policy", activations[0])
-    policy = _policy_head(head, seeds, POLICY_GAIN, hidden)
-    hidden = hidden_layers("value", activations[1])
-    value = _dense(1, None, seeds, 1.0, "value")(hidden)
-    return keras.Model(observation, (policy, value), name="separate_mlps")
+    return _two_networks(
+        observation, hidden_layers, head, activations, seeds, "separate_mlps"
+    )
 
 
 def separate_cnns(
-    shape: tuple[int, ...],
+    part: Part,
     head: HeadSpec,
     activations: tuple[str, str],
     seeds: keras.random.SeedGenerator,
@@ -246,45 +286,202 @@ def separate_cnns(
     """Makes two convolutional networks (Wu et al. 2017, MuJoCo from pixels).
 
     Each has two convolutions of 32 filters, 3×3 with stride 2 and zeros at the border,
-    and a dense layer of 256 units.
+    and a dense layer of 256 units. Pictures that are too large for the dense layers are
+    first averaged over squares.
 
     Args:
-      shape: Shape of an observation: frames (if there are several), height, width,
-        colours.
+      part: Observations that are one picture.
       head: Outputs of the policy.
       activations: Activations of the policy's hidden layers, and of the value's.
       seeds: Generator of the initializers' seeds.
     """
-    pixels = keras.Input(shape, dtype="uint8", name="observation")
-    inputs = Pixels(frames_first=len(shape) == 4, name="pixels")(pixels)
+    inputs = _array_input(part)
+    pixels = _averaged(_pixels(part, inputs), MIN_SIDES["separate_cnns"], _small_size)
 
-    def hidden_layers(name: str, activation: str) -> keras.KerasTensor:
-        hidden = inputs
-        for i in (1, 2):
-            hidden = keras.layers.Conv2D(
-                32,
-                3,
-                2,
-                padding="same",
-                activation=activation,
-                kernel_initializer=_orthogonal(seeds, math.sqrt(2.0)),
-                name=f"{name}_conv{i}",
-            )(hidden)
-        hidden = keras.layers.Flatten(name=f"{name}_flatten")(hidden)
-        return _dense(256, activation, seeds, math.sqrt(2.0), f"{name}_fc")(hidden)
+    def hidden_layers(prefix: str, activation: str) -> keras.KerasTensor:
+        hidden = _small_convolutions(pixels, activation, seeds, prefix)
+        hidden = keras.layers.Flatten(name=f"{prefix}flatten")(hidden)
+        return _dense(256, activation, seeds, math.sqrt(2.0), f"{prefix}fc")(hidden)
 
-    hidden = hidden_layers("policy", activations[0])
+    return _two_networks(
+        inputs, hidden_layers, head, activations, seeds, "separate_cnns"
+    )
+
+
+def grid_cnn(
+    part: Part,
+    head: HeadSpec,
+    activations: tuple[str, str],
+    seeds: keras.random.SeedGenerator,
+) -> keras.Model:
+    """Makes two small convolutional networks for grids of cells.
+
+    Each has two convolutions of 32 filters, 3×3 with zeros at the border, and a dense
+    layer of 64 units. The stride is 1, and longer in grids that would have too many
+    cells for the dense layer. Cells are numbers as they are.
+
+    Args:
+      part: Observations that are one grid.
+      head: Outputs of the policy.
+      activations: Activations of the policy's hidden layers, and of the value's.
+      seeds: Generator of the initializers' seeds.
+    """
+    inputs = _array_input(part, "float32")
+    cells = _cells(part, inputs)
+
+    def hidden_layers(prefix: str, activation: str) -> keras.KerasTensor:
+        hidden = _cell_convolutions(cells, activation, seeds, prefix)
+        hidden = keras.layers.Flatten(name=f"{prefix}flatten")(hidden)
+        return _dense(64, activation, seeds, math.sqrt(2.0), f"{prefix}fc")(hidden)
+
+    return _two_networks(inputs, hidden_layers, head, activations, seeds, "grid_cnn")
+
+
+def _two_networks(
+    inputs: keras.KerasTensor,
+    hidden_layers: Callable[[str, str], keras.KerasTensor],
+    head: HeadSpec,
+    activations: tuple[str, str],
+    seeds: keras.random.SeedGenerator,
+    name: str,
+) -> keras.Model:
+    """Makes a model of two networks that share nothing but their inputs.
+
+    Args:
+      inputs: Input of the model.
+      hidden_layers: From a prefix of the layers' names and an activation to the last
+        hidden layer of one network.
+      head: Outputs of the policy.
+      activations: Activations of the policy's hidden layers, and of the value's.
+      seeds: Generator of the initializers' seeds.
+      name: Name of the model.
+    """
+    hidden = hidden_layers("policy_", activations[0])
     policy = _policy_head(head, seeds, POLICY_GAIN, hidden)
-    hidden = hidden_layers("value", activations[1])
+    hidden = hidden_layers("value_", activations[1])
     value = _dense(1, None, seeds, 1.0, "value")(hidden)
-    return keras.Model(pixels, (policy, value), name="separate_cnns")
+    return keras.Model(inputs, (policy, value), name=name)
 
 
-def _are_pictures(shape: tuple[int, ...]) -> bool:
-    """Returns whether the last of three or four axes can be colours."""
-    return len(shape) in (3, 4) and shape[-1] in (1, 3)
+# Pictures and grids -----------------------------------------------------------------
+def _array_input(part: Part, dtype: str | None = None) -> keras.KerasTensor:
+    """Returns the input of a network for one array: bytes stay bytes by default."""
+    dtype = dtype or ("uint8" if part.dtype == "uint8" else "float32")
+    return keras.Input(part.shape, dtype=dtype, name="observation")
 
 
+def _pixels(
+    part: Part, array: keras.KerasTensor, prefix: str = ""
+) -> keras.KerasTensor:
+    """Returns pictures as `[N, height, width, channels]`, floats from 0 to 1."""
+    space: Any = part.space  # A Box.
+    scale = 1.0 / white(space)
+    return Pixels(height_axis(part.shape), scale, name=f"{prefix}pixels")(array)
+
+
+def _cells(part: Part, array: keras.KerasTensor, prefix: str = "") -> keras.KerasTensor:
+    """Returns grids as `[N, height, width, channels]`, their numbers as they are."""
+    return Pixels(height_axis(part.shape), 1.0, name=f"{prefix}cells")(array)
+
+
+def _averaged(
+    pixels: keras.KerasTensor,
+    min_side: int,
+    dense_inputs: Callable[[int, int], int],
+    prefix: str = "",
+) -> keras.KerasTensor:
+    """Averages pictures over squares, as large as the dense layer after them needs.
+
+    Args:
+      pixels: Pictures.
+      min_side: Sides that must be left.
+      dense_inputs: From height and width to the inputs of the dense layer.
+      prefix: Prefix of the layer's name.
+    """
+    _, height, width, _ = pixels.shape
+    size = 1
+    while (
+        dense_inputs(height // size, width // size) > MAX_DENSE_INPUTS
+        and min(height, width) // (size + 1) >= min_side
+    ):
+        size += 1
+    if size == 1:
+        return pixels
+    return keras.layers.AveragePooling2D(size, name=f"{prefix}average")(pixels)
+
+
+def _nature_convolutions(
+    pixels: keras.KerasTensor,
+    conv3_filters: int,
+    filters: Initializer,
+    prefix: str = "",
+) -> keras.KerasTensor:
+    """Returns the features of nature_cnn's three convolutions."""
+    convolutions = [*_FIRST_CONVOLUTIONS, (conv3_filters, _CONV3_SIZE, 1)]
+
+    def dense_inputs(*sides: int) -> int:
+        for _, size, stride in convolutions:
+            sides = tuple((side - size) // stride + 1 for side in sides)
+        return math.prod(sides) * conv3_filters
+
+    hidden = _averaged(pixels, MIN_SIDES["nature_cnn"], dense_inputs, prefix)
+    for i, (count, size, stride) in enumerate(convolutions, start=1):
+        hidden = keras.layers.Conv2D(
+            count,
+            size,
+            stride,
+            activation="relu",
+            kernel_initializer=filters(math.sqrt(2.0)),
+            name=f"{prefix}conv{i}",
+        )(hidden)
+    return hidden
+
+
+def _small_size(height: int, width: int, strides: Sequence[int] = (2, 2)) -> int:
+    """Returns how many features `_small_convolutions` makes."""
+    for stride in strides:
+        height, width = -(-height // stride), -(-width // stride)
+    return height * width * _SMALL_FILTERS
+
+
+def _small_convolutions(
+    inputs: keras.KerasTensor,
+    activation: str,
+    seeds: keras.random.SeedGenerator,
+    prefix: str,
+    strides: Sequence[int] = (2, 2),
+) -> keras.KerasTensor:
+    """Returns the features of two convolutions, 3×3 with zeros at the border."""
+    hidden = inputs
+    for i, stride in enumerate(strides, start=1):
+        hidden = keras.layers.Conv2D(
+            _SMALL_FILTERS,
+            3,
+            stride,
+            padding="same",
+            activation=activation,
+            kernel_initializer=_orthogonal(seeds, math.sqrt(2.0)),
+            name=f"{prefix}conv{i}",
+        )(hidden)
+    return hidden
+
+
+def _cell_convolutions(
+    cells: keras.KerasTensor,
+    activation: str,
+    seeds: keras.random.SeedGenerator,
+    prefix: str,
+) -> keras.KerasTensor:
+    """Returns features of grids, by the shortest strides that the dense layer takes."""
+    _, height, width, _ = cells.shape
+    strides = (1, 1)
+    while _small_size(height, width, strides) > MAX_DENSE_INPUTS:
+        first, second = strides
+        strides = (second, first + 1) if first == second else (second, second)
+    return _small_convolutions(cells, activation, seeds, prefix, strides)
+
+
+# Layers -----------------------------------------------------------------------------
 def _policy_head(
     head: HeadSpec,
     seeds: keras.random.SeedGenerator,

@@ -1,4 +1,4 @@
-"""Keras layer that converts the bytes of pictures for a network."""
+"""Keras layer that converts pictures and grids for a network."""
 
 import math
 from typing import Any
@@ -16,7 +16,7 @@ def _xla_is_everywhere() -> bool:
 
 @keras.saving.register_keras_serializable(package="acktr_tf")
 class Pixels(keras.layers.Layer):
-    """Converts bytes to floats from 0 to 1, frames and colours together as last axis.
+    """Converts arrays to floats, frames and colours together as last axis.
 
     Convolutions on a CPU take no other order. Where the size of the batch is known
     while tracing, XLA makes one loop of the conversion and gives the same numbers;
@@ -24,13 +24,16 @@ class Pixels(keras.layers.Layer):
     known, as in a SavedModel, XLA would compile anew for each size, and is not used.
 
     Args:
-      frames_first: Whether the first axis of a picture counts frames.
+      height_axis: Axis of a picture that its rows lie along, its columns along the
+        next one; all other axes are frames and colours.
+      scale: Factor of the numbers: by default bytes become floats from 0 to 1.
       **kwargs: Arguments of `keras.layers.Layer`.
     """
 
-    def __init__(self, frames_first: bool, **kwargs: Any) -> None:
+    def __init__(self, height_axis: int, scale: float = SCALE, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.frames_first = frames_first
+        self.height_axis = height_axis
+        self.scale = scale
         self._compiled = tf.function(
             self._convert, jit_compile=_xla_is_everywhere(), autograph=False
         )
@@ -39,19 +42,24 @@ class Pixels(keras.layers.Layer):
         """Returns pictures `[N, height, width, frames · colours]` float32.
 
         Args:
-          inputs: `[N, frames, height, width]` or `[N, frames, height, width, colours]`
-            uint8; without frames `[N, height, width, colours]`.
+          inputs: `[N, ..., height, width, ...]`, frames and colours on either side.
         """
         return (self._compiled if inputs.shape[0] else self._convert)(inputs)
 
     def _convert(self, inputs: tf.Tensor) -> tf.Tensor:
-        if self.frames_first:
-            rank = inputs.shape.rank
-            inputs = tf.transpose(inputs, [0, 2, 3, 1, *range(4, rank)])
-            batch = inputs.shape[0] or -1
-            height, width, *channels = inputs.shape[1:]
-            inputs = tf.reshape(inputs, [batch, height, width, math.prod(channels)])
-        return tf.cast(inputs, tf.float32) * SCALE
+        axes = [0, *(1 + axis for axis in self._axes(inputs.shape.rank - 1))]
+        output_shape = self.compute_output_shape(inputs.shape)
+        if axes != sorted(axes):
+            inputs = tf.transpose(inputs, axes)
+        if inputs.shape.rank != len(output_shape):
+            inputs = tf.reshape(inputs, [output_shape[0] or -1, *output_shape[1:]])
+        return tf.cast(inputs, tf.float32) * self.scale
+
+    def _axes(self, rank: int) -> list[int]:
+        """Returns the axes of a picture, rows and columns first."""
+        rows, columns = self.height_axis, self.height_axis + 1
+        others = [axis for axis in range(rank) if axis not in (rows, columns)]
+        return [rows, columns, *others]
 
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
         """Returns the shape of the outputs, `(N, height, width, channels)`.
@@ -60,10 +68,8 @@ class Pixels(keras.layers.Layer):
           input_shape: Shape of the inputs; N may be None.
         """
         batch, *shape = input_shape
-        if self.frames_first:
-            frames, height, width, *colours = shape
-            shape = [height, width, math.prod([frames, *colours])]
-        return (batch, *shape)
+        height, width, *channels = (shape[axis] for axis in self._axes(len(shape)))
+        return (batch, height, width, math.prod(channels))
 
     def compute_output_spec(self, inputs: keras.KerasTensor) -> keras.KerasTensor:
         """Returns the shape and type of the outputs."""
@@ -71,4 +77,8 @@ class Pixels(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments of the constructor."""
-        return {**super().get_config(), "frames_first": self.frames_first}
+        return {
+            **super().get_config(),
+            "height_axis": self.height_axis,
+            "scale": self.scale,
+        }

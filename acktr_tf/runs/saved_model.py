@@ -207,14 +207,13 @@ def _fresh_key() -> tf.Tensor:
 
 
 def _check_reload(policy: ActorCritic, directory: Path) -> None:
-    spec = policy.observation_spec
-    shape = [_CHECKED_ROWS, *spec.shape[1:]]
     random = np.random.default_rng(0)
-    values: Array
-    if spec.dtype.is_integer:
-        values = random.integers(spec.dtype.min, spec.dtype.max, shape, endpoint=True)
-    else:
-        values = random.standard_normal(shape)
+    shape = policy.observations.encoded_space.shape
+    values: Array = random.standard_normal([_CHECKED_ROWS, *shape])
+    rows = values.reshape(_CHECKED_ROWS, -1)
+    for part, start, stop in policy.observations.slices:
+        if part.dtype == np.uint8:
+            rows[:, start:stop] = random.integers(0, 256, (_CHECKED_ROWS, part.size))
     specs = tensor_specs(policy.observations)
     inputs = {
         name: tf.constant(array, specs[name].dtype)

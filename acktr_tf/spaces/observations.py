@@ -2,7 +2,7 @@
 
 Observations of a single `Box` are that array. The parts of any other space (a `Dict`, a
 `Discrete`) are laid end to end as one vector of floats, in the order of the space:
-numbers as they are, and categories as one-hot vectors.
+numbers and pictures as they are, and categories as one-hot vectors.
 """
 
 import math
@@ -15,6 +15,7 @@ import numpy as np
 from gymnasium import spaces
 
 from acktr_tf.errors import UserError
+from acktr_tf.spaces import pictures
 from acktr_tf.types import Array
 
 OBSERVATION_SPACES = "Box, Discrete, MultiDiscrete, MultiBinary, or a Dict or Tuple"
@@ -67,6 +68,25 @@ class Part(NamedTuple):
         """Length of its encoding."""
         return sum(n for n, _ in self.categories) or math.prod(self.shape)
 
+    @property
+    def kind(self) -> str:
+        """What networks take it for: a picture, a grid or numbers; see `pictures`."""
+        return pictures.kind(self.space)
+
+    def __str__(self) -> str:
+        """Returns its type and shape in words, for messages."""
+        if self.categories:
+            return f"{self.size} categories"
+        return f"{self.dtype} of shape {list(self.shape)}"
+
+
+class Slice(NamedTuple):
+    """Place of one part in the encoded vector, `[start, stop)`."""
+
+    part: Part
+    start: int
+    stop: int
+
 
 class Observations:
     """Observations of one space, and their encoding.
@@ -77,6 +97,7 @@ class Observations:
     Attributes:
       space: The environment's own space.
       parts: The arrays that an observation consists of.
+      slices: Place of each part in the encoded vector.
       is_single_box: Whether an observation is one array, which networks are given as
         it is.
       encoded_space: Space of what networks are given.
@@ -106,11 +127,15 @@ class Observations:
                 f"Received: {', '.join(names)}."
             )
         self.is_single_box = isinstance(space, spaces.Box)
-        size = sum(part.size for part in self.parts)
+        stops = np.cumsum([part.size for part in self.parts]).tolist()
+        self.slices = [
+            Slice(part, stop - part.size, stop)
+            for part, stop in zip(self.parts, stops, strict=True)
+        ]
         self.encoded_space = (
             space
             if isinstance(space, spaces.Box)
-            else spaces.Box(-np.inf, np.inf, (size,), np.float32)
+            else spaces.Box(-np.inf, np.inf, (stops[-1],), np.float32)
         )
 
     def compatible_with(self, other: "Observations") -> bool:
@@ -155,12 +180,9 @@ class Observations:
         """Returns by name the arrays of which `encode` made `encoded` `[N, ...]`."""
         if self.is_single_box:
             return {OBSERVATION: encoded}
-        ends = np.cumsum([part.size for part in self.parts])[:-1]
         return {
-            part.name: _decoded(part, rows)
-            for part, rows in zip(
-                self.parts, np.split(encoded, ends, axis=1), strict=True
-            )
+            part.name: _decoded(part, encoded[:, start:stop])
+            for part, start, stop in self.slices
         }
 
 
@@ -179,12 +201,11 @@ def _parts(space: gymnasium.Space[Any], keys: tuple[Any, ...]) -> Iterator[Part]
     if name[0].isdigit() or name == "self":
         name = f"{OBSERVATION}_{name}"
     supported = spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary
-    picture = keys and isinstance(space, spaces.Box) and len(space.shape) > 2
-    if not isinstance(space, supported) or picture:
+    if not isinstance(space, supported):
         raise UserError(
             f"The observation space is not supported. Received: {name}: "
-            f"{' '.join(str(space).split())}. Accepted: {OBSERVATION_SPACES} of those"
-            f"{', without pictures' if picture else ''}."
+            f"{' '.join(str(space).split())}. Accepted: {OBSERVATION_SPACES} of "
+            "those; --wrappers=module:Class can make one of it."
         )
     yield Part(name, keys, space)
 

@@ -137,10 +137,11 @@ class RunningNormalization:
         policy: ActorCritic,
     ) -> None:
         self._policy = policy
+        # Pictures among the numbers are left out: their moments would cost most.
+        self._all = bool(policy.normalized.all())
+        shape = policy.normalized.shape if self._all else (policy.normalized.sum(),)
         self._observations = (
-            RunningMoments(policy.observations.encoded_space.shape)
-            if policy_settings.normalize_observations
-            else None
+            RunningMoments(shape) if policy_settings.normalize_observations else None
         )
         self._rewards = (
             RewardScale(num_envs, returns.discount)
@@ -167,7 +168,8 @@ class RunningNormalization:
         """Adds the observations of a rollout that was learnt from."""
         if self._observations is None:
             return
-        self._observations.update(rollout.observation)
+        where = ... if self._all else (..., self._policy.normalized)
+        self._observations.update(rollout.observation[where])
         self._policy.normalize(self._observations.mean, self._observations.deviation)
 
     def state(self) -> dict[str, Array]:

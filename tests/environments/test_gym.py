@@ -26,7 +26,7 @@ REGISTERED = {
     "AcktrStartsAtFive-v0": {},
     "AcktrDictionary-v0": {},
     "AcktrWords-v0": {},
-    "AcktrPictures-v0": {},
+    "AcktrTold-v0": {},
     "AcktrBroken-v0": {},
     "AcktrSlow-v0": {},
     "AcktrUncloseable-v0": {},
@@ -83,10 +83,41 @@ class Words(Counter):
     observation_space = Text(5)  # type: ignore[assignment]
 
 
-class Pictures(Counter):
+class Mission(gymnasium.Space[str]):
+    """Text of a space of its own, as MiniGrid has."""
+
+    def __init__(self) -> None:
+        super().__init__(dtype=str)
+
+
+class Told(Counter):
+    """Observes a picture and a word, and in a Dict of its own the count and a word."""
+
     observation_space = Dict(  # type: ignore[assignment]
-        {"camera": Box(0, 255, (8, 8, 3), np.uint8)}
+        {
+            "camera": Box(0, 255, (8, 8, 3), np.uint8),
+            "mission": Mission(),
+            "self": Dict({"count": Box(0.0, 99.0, (1,)), "name": Text(9)}),
+        }
     )
+
+    def __init__(self, brightness: int = 1, render_mode: str | None = None) -> None:
+        self.brightness = brightness
+
+    def observe(self) -> dict[str, Any]:
+        return {
+            "camera": np.full((8, 8, 3), self.brightness, np.uint8),
+            "mission": f"step {self.count}",
+            "self": {"count": np.array([self.count], np.float32), "name": "me"},
+        }
+
+    def reset(self, **options: Any) -> tuple[Any, dict[str, Any]]:
+        super().reset(**options)
+        return self.observe(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        _, *rest = super().step(action)
+        return self.observe(), *rest
 
 
 class Broken(Counter):
@@ -114,7 +145,7 @@ def registered() -> Iterator[None]:
         StartsAtFive,
         Dictionary,
         Words,
-        Pictures,
+        Told,
         Broken,
         Slow,
         Uncloseable,
@@ -221,7 +252,6 @@ def test_ids_that_would_be_refused_are_not_proposed() -> None:
     ("name", "received", "accepted"),
     [
         ("AcktrWords-v0", "observation space", "Box, Discrete, MultiDiscrete"),
-        ("AcktrPictures-v0", "observation space", "of those, without pictures"),
     ],
 )
 def test_spaces_that_are_not_supported_are_refused(
@@ -231,8 +261,93 @@ def test_spaces_that_are_not_supported_are_refused(
         make_vector_env(EnvironmentSettings(env=name, num_envs=2), 0)
     message = str(error.value)
     assert f"The {received} is not supported. Received: " in message
-    assert f"Accepted: {accepted}" in message or message.endswith(f"{accepted}.")
+    assert f"Accepted: {accepted}" in message
+    assert "--wrappers=" in message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize("vectorization", ["sync", "async"])
+def test_text_beside_other_parts_is_left_out(vectorization: str) -> None:
+    environments = GymEnvironment(
+        "AcktrTold-v0",
+        2,
+        episode_seeds,
+        vectorization=vectorization,
+        env_kwargs='{"brightness": 7}',
+        frame_stack=2,
+    )
+    try:
+        assert environments.left_out == ["mission", "self.name"]
+        assert list(environments.observation_space.spaces) == ["camera", "self"]
+        first = environments.reset()
+        assert first.shape == (2, 2 * 8 * 8 * 3 + 2)
+        step = environments.step(np.zeros(2, np.int64))
+        assert step.observation[0, -2:].tolist() == [0.0, 1.0]
+        assert (step.observation[:, :-2] == 7.0).all()
+    finally:
+        environments.close()
+
+
+def test_nothing_is_left_out_of_other_observations() -> None:
+    assert make("AcktrDictionary-v0").left_out == []
+    assert make("CartPole-v1").left_out == ()
+
+
+class Doubled(gymnasium.ObservationWrapper[Any, Any, Any]):
+    """Twice the observation."""
+
+    def observation(self, observation: Any) -> Any:
+        return 2.0 * observation
+
+
+class Shifted(gymnasium.ObservationWrapper[Any, Any, Any]):
+    """The observation and ten."""
+
+    def observation(self, observation: Any) -> Any:
+        return observation + 10.0
+
+
+def test_wrappers_are_applied_from_the_innermost_on() -> None:
+    wrappers = f"{__name__}:Doubled, {__name__}:Shifted"
+    settings = EnvironmentSettings(
+        env="AcktrCounter-v0", num_envs=2, wrappers=wrappers, frame_stack=2
+    )
+    environments = make_vector_env(settings, 0, episode_seeds=episode_seeds)
+    environments.reset()
+    step = environments.step(np.zeros(2, np.int64))
+    # Stacked last: two observations of (seed, count), doubled, then shifted.
+    assert step.observation[1].tolist() == [[210.0, 10.0], [210.0, 12.0]]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"wrappers": "FlattenObservation"},
+            r"with their modules, such as gymnasium.*Received: 'FlattenObservation'",
+        ),
+        ({"wrappers": "no_such_module:Wrapper"}, "module no_such_module, which is not"),
+        (
+            {"wrappers": "gymnasium.wrappers:FlatenObservation"},
+            r"gymnasium\.wrappers has no wrapper `FlatenObs.*mean FlattenObservation",
+        ),
+        ({"env_kwargs": "gravity=3"}, "must be a JSON object, .*Received: gravity=3"),
+        ({"env_kwargs": "[3]"}, r"must be a JSON object, .*Received: \[3\]"),
+        ({"env_kwargs": '{"mass": 3}'}, "CartPole-v1` cannot be made: TypeError.*mass"),
+        (
+            {"env": "pong", "env_kwargs": "{}"},
+            "not for Atari.*env_kwargs={} with env=p",
+        ),
+        ({"env": "pong", "wrappers": "a:B"}, "not for Atari games.*wrappers=a:B"),
+    ],
+)
+def test_arguments_and_wrappers_that_do_not_exist_are_one_line(
+    settings: dict[str, Any], message: str
+) -> None:
+    settings = {"env": "CartPole-v1", "num_envs": 2, **settings}
+    with pytest.raises(UserError, match=message) as error:
+        make_vector_env(EnvironmentSettings(**settings), 0)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(

@@ -50,6 +50,38 @@ def test_observations_are_taken_as_the_network_takes_them(
     assert value.dtype == tf.float32
 
 
+@pytest.mark.parametrize(
+    ("space", "network", "received"),
+    [
+        (FRAMES, "separate_cnns", "uint8 of shape [2, 36, 36]"),
+        (Box(0, 1, (28, 28)), "separate_cnns", "float32 of shape [28, 28]"),
+        (FRAMES, "nature_cnn", "uint8 of shape [2, 36, 36]"),
+    ],
+)
+def test_a_picture_alone_has_nothing_to_normalize(
+    space: gymnasium.spaces.Box, network: str, received: str
+) -> None:
+    settings = configure(normalize_observations=True, network=network).policy
+    with pytest.raises(UserError) as error:
+        ActorCritic(settings, space, Discrete(2), seed=0)
+    assert str(error.value) == (
+        "normalize_observations=true has nothing to normalize: "
+        f"network={network} scales pictures itself. Received: {received}."
+    )
+
+
+@pytest.mark.parametrize("shape", [(6,), (3, 3, 2)])
+def test_bytes_that_are_numbers_are_normalized(shape: tuple[int, ...]) -> None:
+    settings = configure(normalize_observations=True, hidden_size=8).policy
+    policy = ActorCritic(settings, Box(0, 255, shape, np.uint8), Discrete(2), seed=0)
+    random = np.random.default_rng(0)
+    mean, deviation = random.normal(100, 9, shape), random.uniform(30, 50, shape)
+    policy.normalize(mean, deviation)
+    rows = random.integers(0, 256, (4, *shape), np.uint8)
+    expected = (rows - mean) / deviation
+    np.testing.assert_allclose(policy.network_inputs(rows), expected, atol=1e-5)
+
+
 def test_the_key_decides_the_actions() -> None:
     policy = make()
     batch = observations(policy, 64)

@@ -1,6 +1,7 @@
 """Shapes, initial weights, and what happens to pixels before the first layer."""
 
 import math
+from typing import Any
 
 import gymnasium
 import keras
@@ -8,11 +9,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import tensorflow as tf
-from gymnasium.spaces import Box
+from gymnasium.spaces import Box, Dict, Discrete, Tuple
 
 from acktr_tf.config.policy import CONV_INITIALIZERS, PolicySettings
 from acktr_tf.errors import UserError
 from acktr_tf.policies.networks import HeadSpec, ZeroMeanOrthogonal, make_network
+from acktr_tf.spaces.observations import Observations
 
 FRAMES = Box(0, 255, (4, 84, 84), np.uint8)
 SMALL_FRAMES = Box(0, 255, (2, 40, 52), np.uint8)
@@ -21,13 +23,13 @@ VECTOR = Box(-np.inf, np.inf, (5,), np.float32)
 
 
 def network(
-    space: gymnasium.spaces.Box,
+    space: gymnasium.Space[Any],
     num_parameters: int = 3,
     seed: int = 0,
     **settings: object,
 ) -> keras.Model:
     return make_network(
-        PolicySettings(**settings), space, HeadSpec(num_parameters), seed
+        PolicySettings(**settings), Observations(space), HeadSpec(num_parameters), seed
     )
 
 
@@ -252,7 +254,8 @@ def test_separate_cnns_have_the_weights_of_the_paper() -> None:
 @pytest.mark.parametrize("shape", [(2, 9, 10, 3), (9, 10, 3)])
 def test_separate_cnns_equal_their_layers_written_out(shape: tuple[int, ...]) -> None:
     space = Box(0, 255, shape, np.uint8)
-    model = network(space, 3, policy_activation="relu", value_activation="elu")
+    settings = {"policy_activation": "relu", "value_activation": "elu"}
+    model = network(space, 3, network="separate_cnns", **settings)
     random = np.random.default_rng(0)
     for variable in model.trainable_variables:
         if "bias" in variable.path:
@@ -288,33 +291,136 @@ def test_mlp_equals_its_layers_written_out() -> None:
         np.testing.assert_allclose(output, hidden @ kernel + bias, atol=1e-5)
 
 
-# What does not fit ------------------------------------------------------------------
 @pytest.mark.parametrize(
-    ("kind", "space"),
+    ("shape", "axis"),
+    [((40, 52, 4), 0), ((40, 52), 0), ((2, 3, 40, 52), 2), ((2, 40, 52, 3), 1)],
+)
+def test_nature_cnn_takes_pictures_in_every_order_of_axes(
+    shape: tuple[int, ...], axis: int
+) -> None:
+    """The same picture with its channels in front gives the same outputs."""
+    model = network(Box(0, 255, shape, np.uint8), network="nature_cnn")
+    pixels = np.random.default_rng(0).integers(0, 256, (2, *shape), np.uint8)
+    order = [0, *(i for i in range(1, pixels.ndim) if i not in (axis + 1, axis + 2))]
+    first = pixels.transpose([*order, axis + 1, axis + 2]).reshape(2, -1, 40, 52)
+    same = network(Box(0, 255, first.shape[1:], np.uint8), network="nature_cnn")
+    same.set_weights(model.get_weights())
+    for mine, theirs in zip(model(pixels), same(first), strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("high", [1.0, 255.0])
+def test_pictures_of_floats_are_those_of_bytes(high: float) -> None:
+    bytes_ = np.random.default_rng(0).integers(0, 256, (2, 40, 52, 4), np.uint8)
+    taken = network(Box(0, 255, bytes_.shape[1:], np.uint8))
+    floats = network(Box(0.0, high, bytes_.shape[1:], np.float32))
+    assert taken.name == floats.name == "nature_cnn"
+    assert floats.input.dtype == "float32"
+    scaled = (bytes_ / 255.0 * high).astype(np.float32)
+    for mine, theirs in zip(taken(bytes_), floats(scaled), strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape", "size"),
     [
-        ("nature_cnn", VECTOR),
-        ("nature_cnn", Box(0, 255, (4, 35, 84), np.uint8)),
-        ("nature_cnn", Box(0.0, 1.0, (4, 84, 84), np.float32)),
-        ("auto", Box(0, 255, (210, 160), np.uint8)),
-        ("nature_cnn", PICTURES),
-        ("separate_cnns", FRAMES),
-        ("separate_cnns", Box(0, 255, (7, 42, 3), np.uint8)),
-        ("separate_cnns", Box(0.0, 1.0, (42, 42, 3), np.float32)),
-        ("mlp", FRAMES),
-        ("auto", Box(0, 255, (128,), np.uint8)),
+        ("nature_cnn", (96, 96, 3), 1),
+        ("nature_cnn", (210, 160, 3), 2),
+        ("nature_cnn", (480, 640, 3), 5),
+        ("separate_cnns", (48, 48, 3), 1),
+        ("separate_cnns", (96, 96, 3), 2),
+        ("separate_cnns", (210, 160, 3), 4),
     ],
 )
-def test_a_network_that_does_not_fit_is_refused(
-    kind: str, space: gymnasium.spaces.Box
+def test_large_pictures_are_averaged_until_the_dense_layer_is_moderate(
+    kind: str, shape: tuple[int, ...], size: int
 ) -> None:
-    with pytest.raises(UserError) as error:
-        network(space, network=kind)
-    message = str(error.value)
-    assert "network=" in message
-    assert f"Received: {space.dtype} of shape {list(space.shape)}" in message
-    assert "\n" not in message
+    model = network(Box(0, 255, shape, np.uint8), network=kind)
+    dense = [layer for layer in model.layers if layer.name.endswith("fc")]
+    assert all(layer.kernel.shape[0] <= 5_000 for layer in dense)
+    pools = [layer for layer in model.layers if layer.name == "average"]
+    assert len(pools) == (size > 1)
+    # By squares as small as do: NumPy's means over them.
+    if pools:
+        height, width = (side // size * size for side in shape[:2])
+        pixels = np.random.default_rng(0).integers(0, 256, (1, *shape), np.uint8)
+        found = keras.Model(model.inputs[0], pools[0].output)(pixels)
+        squares = pixels[0, :height, :width] / 255.0
+        squares = squares.reshape(height // size, size, width // size, size, 3)
+        np.testing.assert_allclose(found[0], squares.mean(axis=(1, 3)), rtol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("shape", "strides"),
+    [((7, 7, 3), [1, 1]), ((12, 12, 5), [1, 1]), ((22, 22, 3), [1, 2])],
+)
+def test_grid_cnn_equals_its_layers_written_out(
+    shape: tuple[int, ...], strides: list[int]
+) -> None:
+    settings = {"policy_activation": "relu", "value_activation": "tanh"}
+    model = network(Box(0, 255, shape, np.uint8), 3, **settings)
+    assert model.name == "grid_cnn"
+    cells = np.random.default_rng(0).integers(0, 11, (4, *shape), np.uint8)
+    activations = {"policy": tf.nn.relu, "value": tf.nn.tanh}
+    for output, name in zip(model(cells), ["policy", "value"], strict=True):
+        hidden = cells.astype(np.float32)
+        for i, stride in enumerate(strides, start=1):
+            kernel, bias = model.get_layer(f"{name}_conv{i}").get_weights()
+            hidden = tf.nn.conv2d(hidden, kernel, stride, "SAME") + bias
+            hidden = activations[name](hidden)
+        hidden = tf.reshape(hidden, [4, -1])
+        assert hidden.shape[1] <= 5_000
+        kernel, bias = model.get_layer(f"{name}_fc").get_weights()
+        hidden = activations[name](hidden @ kernel + bias)
+        kernel, bias = model.get_layer(name).get_weights()
+        np.testing.assert_allclose(output, hidden @ kernel + bias, atol=1e-4)
+
+
+PARTS = {
+    "camera": Box(0, 255, (40, 52, 3), np.uint8),
+    "compass": Discrete(4),
+    "map": Box(0, 9, (5, 6, 2), np.int64),
+    "speed": Box(-np.inf, np.inf, (2,), np.float64),
+}
+
+
+def test_multi_input_equals_its_parts_written_out() -> None:
+    space = Dict(PARTS)
+    model = make_network(PolicySettings(), Observations(space), HeadSpec(3), 0)
+    assert model.name == "multi_input"
+    vector = gymnasium.vector.utils.batch_space(space, 3)
+    vector.seed(0)
+    raw = vector.sample()
+    camera = raw["camera"].astype(np.float32) / 255.0
+    for i, stride in [(1, 4), (2, 2), (3, 1)]:
+        kernel, bias = model.get_layer(f"camera_conv{i}").get_weights()
+        camera = tf.nn.relu(tf.nn.conv2d(camera, kernel, stride, "VALID") + bias)
+    cells = raw["map"].astype(np.float32)
+    for i in (1, 2):
+        kernel, bias = model.get_layer(f"map_conv{i}").get_weights()
+        cells = tf.nn.relu(tf.nn.conv2d(cells, kernel, 1, "SAME") + bias)
+
+    def dense(hidden: object, name: str) -> tf.Tensor:
+        kernel, bias = model.get_layer(name).get_weights()
+        return tf.reshape(hidden, [3, -1]) @ kernel + bias
+
+    joined = [
+        tf.nn.relu(dense(camera, "camera_fc")),
+        np.eye(4)[raw["compass"]],
+        tf.nn.relu(dense(cells, "map_fc")),
+        raw["speed"],
+    ]
+    joined = np.concatenate(joined, axis=1).astype(np.float32)
+    hidden = tf.nn.relu(dense(joined, "fc"))
+    encoded = Observations(space).encode(raw)
+    for output, name in zip(model(encoded), ["policy", "value"], strict=True):
+        np.testing.assert_allclose(output, dense(hidden, name), rtol=1e-3, atol=1e-5)
+    clone = keras.models.clone_model(model)
+    for mine, theirs in zip(model(encoded), clone(encoded), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+
+
+# What does not fit ------------------------------------------------------------------
 def test_more_filters_than_can_sum_to_zero_are_refused() -> None:
     with pytest.raises(UserError, match=r"must be < 576.*Received: conv3_filters=576"):
         network(FRAMES, conv3_filters=576)
@@ -332,14 +438,26 @@ def test_the_smallest_frames_that_fit() -> None:
 @pytest.mark.parametrize(
     ("space", "name"),
     [
-        (FRAMES, "nature_cnn"),
-        (VECTOR, "mlp"),
-        (PICTURES, "separate_cnns"),
-        (Box(0, 255, (96, 96, 3), np.uint8), "separate_cnns"),
-        (Box(0, 255, (2, 42, 42, 1), np.uint8), "separate_cnns"),
+        (Box(0, 255, (36, 40), np.uint8), "nature_cnn"),
+        (Box(0, 255, (28, 30), np.uint8), "separate_cnns"),
+        (Box(0, 1, (4, 28, 28), np.bool_), "separate_cnns"),
+        (Box(0, 1, (10, 10, 4), np.bool_), "grid_cnn"),
+        (Box(0, 255, (2, 8), np.uint8), "separate_mlps"),
+        (Tuple([VECTOR, Box(0, 255, (7, 7, 3), np.uint8)]), "multi_input"),
+        (Dict(only=Box(0.0, 1.0, (30, 30, 1), np.float64)), "multi_input"),
     ],
 )
-def test_auto_takes_what_fits(space: gymnasium.spaces.Box, name: str) -> None:
-    chosen, named = network(space), network(space, network=name)
-    assert chosen.name == named.name
-    assert chosen.count_params() == named.count_params()
+def test_auto_makes_what_suits(space: gymnasium.Space[Any], name: str) -> None:
+    model = network(space)
+    assert model.name == name
+    encoded = np.stack([Observations(space).encoded_space.sample()] * 2)
+    assert model(encoded)[1].shape == (2, 1)
+
+
+def test_numbers_in_bytes_are_taken_as_they_are() -> None:
+    model = network(Box(0, 255, (6,), np.uint8))
+    assert model.input.dtype == "float32"
+    values = np.array([[0, 1, 2, 40, 200, 255]], np.uint8)
+    same = network(Box(-np.inf, np.inf, (6,), np.float32))
+    for mine, theirs in zip(model(values), same(values.astype(float)), strict=True):
+        np.testing.assert_array_equal(mine, theirs)

@@ -340,6 +340,48 @@ def test_integers_are_served_as_they_are_learnt_from(tmp_path, normalize):
     np.testing.assert_allclose(served["logits"], parameters, rtol=1e-5, atol=1e-6)
 
 
+class Watcher(Robot):
+    """Observes a small picture, a grid and numbers, some of them in bytes."""
+
+    observation_space = gymnasium.spaces.Dict(
+        {
+            "camera": gymnasium.spaces.Box(0, 255, (28, 28, 3), np.uint8),
+            "cells": gymnasium.spaces.Box(0, 255, (4, 5, 2), np.uint8),
+            "gauge": gymnasium.spaces.Box(0, 255, (3,), np.uint8),
+            "glow": gymnasium.spaces.Box(0, 1, (28, 30), np.float64),
+        }
+    )
+
+
+def test_pictures_among_other_parts_are_inputs_of_their_own_type(tmp_path):
+    gymnasium.register("Watcher-v0", Watcher, disable_env_checker=True)
+    config = configure(env="Watcher-v0", normalize_observations=True)
+    policy = make_policy(config)
+    numbers = 4 * 5 * 2 + 3
+    policy.normalize(np.linspace(1, 9, numbers), np.linspace(10, 90, numbers))
+    export_policy(policy, config, tmp_path / "model", {})
+    space = gymnasium.vector.utils.batch_space(Watcher.observation_space, 5)
+    space.seed(0)
+    raw = space.sample()
+    inputs = {name: tf.constant(array) for name, array in raw.items()}
+    inputs["glow"] = tf.cast(inputs["glow"], tf.float32)
+    assert inputs["camera"].dtype == inputs["gauge"].dtype == tf.uint8
+    served = load_policy(tmp_path / "model").signatures["serving_default"](**inputs)
+    parameters, value = policy(policy.observations.encode(raw))
+    np.testing.assert_allclose(served["logits"], parameters, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(served["value"], value, rtol=1e-4, atol=1e-4)
+    scores = play(
+        load_policy(tmp_path / "model"),
+        greedy=False,
+        games=2,
+        num_envs=2,
+        seed=0,
+        max_steps=9,
+    )
+    del gymnasium.registry["Watcher-v0"]
+    assert len(scores.returns) == 2
+
+
 def test_nothing_else_is_overwritten(tmp_path):
     def never(target):
         raise AssertionError

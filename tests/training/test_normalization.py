@@ -6,7 +6,8 @@ from typing import Any
 import hypothesis
 import numpy as np
 import pytest
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Box, Dict, Discrete
+from gymnasium.vector.utils import batch_space
 from hypothesis import strategies
 from oracles.normalization import discounted_returns
 
@@ -341,6 +342,32 @@ def test_observations_are_normalized_from_the_next_rollout_on() -> None:
     found = np.asarray(policy.network_inputs(rows))
     np.testing.assert_allclose(found.mean(axis=0), 0.0, atol=1e-5)
     np.testing.assert_allclose(found.std(axis=0), 1.0, atol=1e-5)
+
+
+def test_pictures_beside_numbers_are_not_normalized() -> None:
+    """Bytes of a grid and numbers are; the moments are NumPy's."""
+    parts = {
+        "camera": Box(0, 255, (28, 29), np.uint8),
+        "cells": Box(0, 255, (3, 4, 2), np.uint8),
+        "speed": Box(-9, 9, (2,)),
+    }
+    space = Dict(parts)
+    config = configure(num_envs=2, normalize_observations=True)
+    policy = ActorCritic(config.policy, space, Discrete(2), seed=0)
+    normalization = RunningNormalization(config.policy, config.returns, 2, policy)
+    vector = batch_space(space, 10)
+    vector.seed(0)
+    rows = policy.observations.encode(vector.sample())
+    rollout = rollout_of(0)._replace(observation=rows.reshape(5, 2, -1))
+    for _ in range(2):
+        normalization.update_observations(rollout)
+    found = np.asarray(policy.network_inputs(rows))
+    pixels = 28 * 29
+    np.testing.assert_array_equal(found[:, :pixels], rows[:, :pixels])
+    numbers = rows[:, pixels:].astype(np.float64)
+    expected = (numbers - numbers.mean(axis=0)) / numbers.std(axis=0)
+    np.testing.assert_allclose(found[:, pixels:], expected, rtol=1e-3, atol=1e-4)
+    assert normalization.state()["observations/mean"].shape == (24 + 2,)
 
 
 def test_the_state_goes_into_another_normalization_to_the_bit() -> None:
