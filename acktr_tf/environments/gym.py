@@ -28,6 +28,7 @@ from acktr_tf.environments.wrapping import (
     without_text,
 )
 from acktr_tf.errors import UserError
+from acktr_tf.spaces.actions import in_structure
 from acktr_tf.types import Array
 
 
@@ -169,7 +170,9 @@ class GymEnvironment(VectorEnvironment):
         return self.observations.encode(observation)
 
     def _step_all(self, actions: Array) -> tuple[Array, Array, Array, Array]:
-        observation, reward, terminated, truncated, _ = self._vector.step(actions)
+        observation, reward, terminated, truncated, _ = self._vector.step(
+            in_structure(self.action_space, actions)
+        )
         return self.observations.encode(observation), reward, terminated, truncated
 
     def render(self) -> list[Array]:

@@ -147,7 +147,8 @@ class VectorEnvironment(abc.ABC):
         """Steps every environment and resets those whose episode ended.
 
         Args:
-          actions: `[B, ...]`, one of the action space for each environment.
+          actions: `[B, ...]`, one of the action space for each environment; of a
+            `Tuple` or `Dict` all choices end to end, `[B, k]`.
 
         Raises:
           RunError: The simulator died, or returned something that is not a finite

@@ -17,11 +17,14 @@ import tensorflow_probability as tfp
 from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 
 from acktr_tf.errors import UserError
+from acktr_tf.spaces.actions import joint_choices
 from acktr_tf.types import Array
 
 tfd = tfp.distributions
 
-ACTION_SPACES = "Discrete, MultiDiscrete, MultiBinary, or Box of floats"
+ACTION_SPACES = (
+    "Discrete, MultiDiscrete, MultiBinary, a Tuple or Dict of those, or Box of floats"
+)
 QUADRATURE_NODES = 129
 QUADRATURE_RANGE = 6.0
 
@@ -92,6 +95,8 @@ def make_action_distribution(
         return MultiCategoricalDistribution(space)
     if isinstance(space, MultiBinary):
         return BernoulliDistribution(space)
+    if (choices := joint_choices(space)) is not None:
+        return MultiCategoricalDistribution(choices, space)
     if isinstance(space, Box) and np.issubdtype(space.dtype, np.floating):
         return GaussianDistribution(space, squash=squash)
     raise UserError(
@@ -131,23 +136,27 @@ class MultiCategoricalDistribution(ActionDistribution):
     The policy's actions are flat, `[k]`, with indices from 0.
 
     Args:
-      space: The space, of `k` choices in any shape.
+      choices: The space, of `k` choices in any shape.
+      composed: The space of the environment where that is a `Tuple` or `Dict`, whose
+        choices end to end `choices` are; see `acktr_tf.spaces.actions`.
     """
 
-    def __init__(self, space: MultiDiscrete) -> None:
-        self.space = space
-        self._sizes = [int(n) for n in np.ravel(space.nvec)]
+    def __init__(
+        self, choices: MultiDiscrete, composed: gymnasium.Space[Any] | None = None
+    ) -> None:
+        self.space = choices if composed is None else composed
+        self._sizes = [int(n) for n in np.ravel(choices.nvec)]
         self.num_parameters = sum(self._sizes)
         self.spec = tf.TensorSpec([len(self._sizes)], tf.int32)
-        self._start = np.asarray(space.start)
-        self._dtype = space.dtype
+        self._start = np.asarray(choices.start)
+        self._dtype = choices.dtype
 
     def distribution(self, parameters: tf.Tensor) -> Distribution:
         """Returns the distribution of actions `[N, k]`, given logits `[N, Σ n]`."""
         return IndependentCategoricals(tf.split(parameters, self._sizes, axis=-1))
 
     def to_environment(self, action: tf.Tensor) -> tf.Tensor:
-        """Returns actions in the space's shape that count from its `start`."""
+        """Returns actions in the shape of `choices` that count from its `start`."""
         shaped = tf.reshape(action, [-1, *self._start.shape])
         return tf.cast(shaped, self._dtype) + self._start
 

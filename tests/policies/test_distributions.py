@@ -98,6 +98,15 @@ def parameters_of(space: gymnasium.Space[Any], n: int, seed: int = 0) -> Array:
         (GRID, MultiCategoricalDistribution, 10, 0, [4], tf.int32, "logits"),
         (MultiBinary([2, 3]), BernoulliDistribution, 6, 0, [6], tf.int32, "logits"),
         (
+            spaces.Tuple([Discrete(4, start=9), GRID]),
+            MultiCategoricalDistribution,
+            14,
+            0,
+            [5],
+            tf.int32,
+            "logits",
+        ),
+        (
             Box(-1, INF, (2, 3), np.float64),
             GaussianDistribution,
             12,
@@ -165,7 +174,8 @@ def test_draws_and_modes_are_what_the_specification_says(
         spaces.Graph(Box(-1, 1, (3,)), Discrete(2)),
         spaces.Sequence(Discrete(2)),
         spaces.Dict({"arm": Box(-1, 1, (2,)), "hand": Discrete(2)}),
-        spaces.Tuple([Discrete(2), Discrete(3)]),
+        spaces.Tuple([Discrete(2), spaces.Tuple([Box(-1, 1, (2,))])]),
+        spaces.Tuple([]),
     ],
     ids=lambda space: type(space).__name__,
 )
@@ -175,7 +185,10 @@ def test_other_spaces_are_refused_in_one_line(space: gymnasium.Space[Any]) -> No
     message = str(error.value)
     assert "\n" not in message
     assert f"Received: {type(space).__name__}(" in message
-    accepted = "Accepted: Discrete, MultiDiscrete, MultiBinary, or Box of floats."
+    accepted = (
+        "Accepted: Discrete, MultiDiscrete, MultiBinary, a Tuple or Dict of those, or "
+        "Box of floats."
+    )
     assert message.endswith(accepted)
 
 
@@ -287,6 +300,19 @@ def test_one_logit_an_option_of_each_choice_in_turn() -> None:
         [[1, -3], [7, 100]],
         [[0, -5], [7, 102]],
     ]
+
+
+def test_choices_of_a_composed_space_are_end_to_end() -> None:
+    parts = {"b": MultiDiscrete([2, 3], start=[5, 0]), "a": MultiBinary(2)}
+    space = spaces.Tuple([Discrete(2, start=-1), spaces.Dict(list(parts.items()))])
+    actions = make_action_distribution(space)
+    # Of 2, 2, 3, 2 and 2 options.
+    logits = [[0.0, 99, 99, 0, 0, 99, 0, 0, 99, 99, 0]]
+    sample = actions.distribution(tf.constant(logits)).sample(seed=key(1, 2))
+    assert sample.numpy().tolist() == [[1, 0, 1, 1, 0]]
+    in_environment = actions.to_environment(sample)
+    assert in_environment.dtype == tf.int64
+    assert in_environment.numpy().tolist() == [[0, 5, 1, 1, 0]]
 
 
 def test_one_logit_a_switch() -> None:
