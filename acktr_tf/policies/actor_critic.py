@@ -15,9 +15,12 @@ from acktr_tf.policies.choice import choose_network, scales
 from acktr_tf.policies.distributions import (
     Distribution,
     make_action_distribution,
+    mask_logits,
 )
 from acktr_tf.policies.networks import HeadSpec, make_network
+from acktr_tf.spaces.masks import Masks
 from acktr_tf.spaces.observations import Observations
+from acktr_tf.spaces.tensors import allowed_options, without_mask
 from acktr_tf.states import State, load_variables, variables_state
 from acktr_tf.types import Array
 
@@ -26,7 +29,8 @@ class PolicyOutput(NamedTuple):
     """Outputs of the actor-critic for `N` observations.
 
     Attributes:
-      parameters: `[N, P]`, parameters of the distribution of actions.
+      parameters: `[N, P]`, parameters of the distribution of actions; logits of
+        options that an action mask forbids are `FORBIDDEN_LOGIT`.
       value: `[N]` float32, in units of the policy's `value_scale`.
     """
 
@@ -53,7 +57,8 @@ class ActorCritic:
 
     Args:
       settings: Network, inputs and actions.
-      observation_space: Observation space of one environment.
+      observation_space: Observation space of one environment; a part of it that is an
+        `acktr_tf.spaces.masks.ActionMask` masks the actions.
       action_space: Action space of one environment.
       seed: Decides the initial weights.
 
@@ -69,7 +74,8 @@ class ActorCritic:
         not to pictures, which the network scales.
 
     Raises:
-      UserError: A space is not supported, or does not suit the network.
+      UserError: A space is not supported, or does not suit the network; or the mask
+        does not suit the actions.
     """
 
     def __init__(
@@ -83,7 +89,9 @@ class ActorCritic:
         self.action_distribution = make_action_distribution(
             action_space, squash=settings.action_bounds == "squash"
         )
-        space = self.observations.encoded_space
+        if (mask := self.observations.mask) is not None:
+            _check_mask(mask.stop - mask.start, action_space)
+        space = self.observations.network_space
         self.network: keras.Model = make_network(
             settings,
             self.observations,
@@ -105,7 +113,7 @@ class ActorCritic:
         self.normalized = np.concatenate(
             [
                 np.full(part.size, not scales(network, part))
-                for part in self.observations.parts
+                for part in self.observations.network_parts
             ]
         ).reshape(space.shape)
         if self._normalizes:
@@ -113,7 +121,7 @@ class ActorCritic:
                 raise UserError(
                     "normalize_observations=true has nothing to normalize: "
                     f"network={network} scales pictures itself. Received: "
-                    f"{', '.join(map(str, self.observations.parts))}."
+                    f"{', '.join(map(str, self.observations.network_parts))}."
                 )
             self._mean, self._deviation = (
                 keras.Variable(
@@ -127,7 +135,8 @@ class ActorCritic:
         takes_pixels = self.network.input.dtype == "uint8"
         self._takes_pixels = takes_pixels
         self.observation_spec = tf.TensorSpec(
-            [None, *space.shape], space.dtype if takes_pixels else tf.float32
+            [None, *self.observations.encoded_space.shape],
+            space.dtype if takes_pixels else tf.float32,
         )
         self._concrete: dict[tuple[str, int | None], Any] = {}
 
@@ -135,6 +144,9 @@ class ActorCritic:
     def __call__(self, observation: tf.Tensor) -> PolicyOutput:
         """Returns parameters and values of observations `[N, ...]`."""
         parameters, value = self.network(self.network_inputs(observation))
+        allowed = allowed_options(self.observations, observation)
+        if allowed is not None:
+            parameters = mask_logits(parameters, allowed)
         return PolicyOutput(parameters, value[:, 0])
 
     def distribution(self, output: PolicyOutput) -> Distribution:
@@ -142,7 +154,11 @@ class ActorCritic:
         return self.action_distribution.distribution(output.parameters)
 
     def network_inputs(self, observation: tf.Tensor) -> tf.Tensor:
-        """Normalizes observations `[N, ...]` if the settings ask for it."""
+        """Returns what the networks take of observations `[N, ...]`.
+
+        That is all but the action mask, normalized if the settings ask for it.
+        """
+        observation = without_mask(self.observations, observation)
         if not self._normalizes:
             return observation
         # An exported policy takes integers where the environment has them.
@@ -256,3 +272,13 @@ class ActorCritic:
           UserError: It is the state of another policy.
         """
         load_variables(self.variables, state)
+
+
+def _check_mask(size: int, action_space: gymnasium.Space[Any]) -> None:
+    """Raises a `UserError` unless masks of `size` numbers are of the action space."""
+    masks = Masks(action_space)
+    if size != masks.size:
+        raise UserError(
+            f"The action mask must have {masks.size} numbers, one per option of "
+            f"{' '.join(str(action_space).split())}. Received: {size}."
+        )

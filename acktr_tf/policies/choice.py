@@ -52,8 +52,8 @@ def choose_network(network: str, observations: Observations) -> str:
         return suits
     if not _fits(network, observations):
         received = "; ".join(
-            str(part) if observations.is_single_box else f"{part.name}: {part}"
-            for part in observations.parts
+            str(part) if observations.is_one_array else f"{part.name}: {part}"
+            for part in observations.network_parts
         )
         raise UserError(
             f"network={network} takes {_TAKEN[network]}. Received: {received}. "
@@ -73,14 +73,14 @@ def scales(network: str, part: Part) -> bool:
 
 
 def _suited(observations: Observations) -> str:
-    kinds = {part.kind for part in observations.parts}
+    kinds = {part.kind for part in observations.network_parts}
     if kinds == {NUMBERS}:
         return "mlp"
-    if not observations.is_single_box:
+    if not observations.is_one_array:
         return "multi_input"
     if kinds == {GRID}:
         return "grid_cnn"
-    (part,) = observations.parts
+    (part,) = observations.network_parts
     small = max(sides(part.shape)) <= SMALL_COLOUR_SIDE
     in_colour = height_axis(part.shape) == len(part.shape) - 3
     too_small = least_side(part.shape) < MIN_SIDES["nature_cnn"]
@@ -88,16 +88,16 @@ def _suited(observations: Observations) -> str:
 
 
 def _fits(network: str, observations: Observations) -> bool:
-    parts = observations.parts
+    parts = observations.network_parts
     if network == "mlp":
         return all(
             part.kind != PICTURE or math.prod(part.shape) <= MAX_DENSE_INPUTS
             for part in parts
         )
     if network == "multi_input":
-        return not observations.is_single_box and {NUMBERS} != {p.kind for p in parts}
-    if not observations.is_single_box:
+        return not observations.is_one_array and {NUMBERS} != {p.kind for p in parts}
+    if not observations.is_one_array:
         return False
     (part,) = parts
-    coloured = network == "grid_cnn" or has_colours(observations.encoded_space)
+    coloured = network == "grid_cnn" or has_colours(observations.network_space)
     return coloured and least_side(part.shape) >= MIN_SIDES[network]

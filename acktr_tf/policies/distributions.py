@@ -25,6 +25,12 @@ tfd = tfp.distributions
 ACTION_SPACES = (
     "Discrete, MultiDiscrete, MultiBinary, a Tuple or Dict of those, or Box of floats"
 )
+FORBIDDEN_LOGIT = -1e9
+"""Logit of an option that a mask forbids.
+
+Its probability is exactly zero, and unlike −∞ it leaves entropies, divergences and
+gradients finite.
+"""
 QUADRATURE_NODES = 129
 QUADRATURE_RANGE = 6.0
 
@@ -103,6 +109,19 @@ def make_action_distribution(
         f"The action space is not supported. Received: {' '.join(str(space).split())}. "
         f"Accepted: {ACTION_SPACES}."
     )
+
+
+def mask_logits(logits: tf.Tensor, allowed: tf.Tensor) -> tf.Tensor:
+    """Returns logits of distributions without the options that are not allowed.
+
+    The probabilities are those given that an allowed option is chosen (Huang and
+    Ontañón 2022). The logit of a forbidden option has no gradient.
+
+    Args:
+      logits: `[N, P]`.
+      allowed: `[N, P]` bool, one option of each choice at least.
+    """
+    return tf.where(allowed, logits, tf.constant(FORBIDDEN_LOGIT, logits.dtype))
 
 
 class CategoricalDistribution(ActionDistribution):

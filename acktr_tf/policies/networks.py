@@ -104,13 +104,13 @@ def make_network(
         filter_counts = settings.conv3_filters
         if network == "multi_input":
             return multi_input(observations, head, filter_counts, filters, seeds)
-        (part,) = observations.parts
+        (part,) = observations.network_parts
         return nature_cnn(part, head, filter_counts, filters, seeds)
     if network in ("separate_cnns", "grid_cnn"):
-        (part,) = observations.parts
+        (part,) = observations.network_parts
         make_separate = separate_cnns if network == "separate_cnns" else grid_cnn
         return make_separate(part, head, activations, seeds)
-    shape = observations.encoded_space.shape
+    shape = observations.network_space.shape
     return separate_mlps(shape, head, settings.hidden_size, activations, seeds)
 
 
@@ -209,7 +209,7 @@ def multi_input(
       seeds: Generator of the other initializers' seeds.
     """
     encoded = keras.Input(
-        observations.encoded_space.shape, dtype="float32", name="observation"
+        observations.network_space.shape, dtype="float32", name="observation"
     )
 
     def convolutions(part: Part, array: keras.KerasTensor) -> keras.KerasTensor:
@@ -225,7 +225,7 @@ def multi_input(
         return _nature_convolutions(pixels, conv3_filters, filters, prefix)
 
     features = []
-    for part, start, stop in observations.slices:
+    for part, start, stop in observations.network_slices:
         if part.kind == NUMBERS:
             cut = ObservationPart(start, (stop - start,), name=f"{part.name}_part")
             features.append(cut(encoded))

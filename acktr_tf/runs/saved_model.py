@@ -68,7 +68,7 @@ def write_policy(
     mode of the distribution; `value` `[N]`, in raw rewards; and the distribution's
     parameters `[N, P]` under their name. Signature `sample`: `observation` → `action`,
     drawn; `value`. An observation that consists of several arrays is as many inputs,
-    see `tensor_specs`. Actions of a `Tuple` or `Dict`
+    see `tensor_specs`; an action mask is one of them. Actions of a `Tuple` or `Dict`
     are its choices end to end, `[N, k]`.
 
     Args:

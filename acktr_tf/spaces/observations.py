@@ -3,6 +3,8 @@
 Observations of a single `Box` are that array. The parts of any other space (a `Dict`, a
 `Discrete`) are laid end to end as one vector of floats, in the order of the space:
 numbers and pictures as they are, and categories as one-hot vectors.
+
+An action mask is one of these parts. Networks are given the others.
 """
 
 import math
@@ -16,6 +18,7 @@ from gymnasium import spaces
 
 from acktr_tf.errors import UserError
 from acktr_tf.spaces import pictures
+from acktr_tf.spaces.masks import ActionMask
 from acktr_tf.types import Array
 
 OBSERVATION_SPACES = "Box, Discrete, MultiDiscrete, MultiBinary, or a Dict or Tuple"
@@ -64,6 +67,11 @@ class Part(NamedTuple):
         return []
 
     @property
+    def is_mask(self) -> bool:
+        """Whether it is the action mask."""
+        return isinstance(self.space, ActionMask)
+
+    @property
     def size(self) -> int:
         """Length of its encoding."""
         return sum(n for n, _ in self.categories) or math.prod(self.shape)
@@ -81,7 +89,7 @@ class Part(NamedTuple):
 
 
 class Slice(NamedTuple):
-    """Place of one part in the encoded vector, `[start, stop)`."""
+    """Place of one part in a vector of parts, `[start, stop)`."""
 
     part: Part
     start: int
@@ -98,22 +106,30 @@ class Observations:
       space: The environment's own space.
       parts: The arrays that an observation consists of.
       slices: Place of each part in the encoded vector.
-      is_single_box: Whether an observation is one array, which networks are given as
-        it is.
-      encoded_space: Space of what networks are given.
+      mask: Place of the action mask in the encoded vector; None if there is none.
+      is_single_box: Whether an observation is one array, which is its own encoding.
+      encoded_space: Space of the array that `encode` makes of an observation.
+      network_parts: The parts that networks are given: all but the mask.
+      network_slices: Place of each in the vector that networks are given.
+      network_space: Space of what networks are given: the encoding without the mask.
+      is_one_array: Whether networks are given one array in its own shape: an
+        observation that is a `Box`, or a `Box` beside a mask.
 
     Raises:
       UserError: The space is not supported; the message says which are.
     """
 
     encoded_space: spaces.Box
+    network_space: spaces.Box
 
     def __init__(self, space: gymnasium.Space[Any]) -> None:
         self.space = space
         self.parts = list(_parts(space, ()))
-        if not self.parts:
+        self.network_parts = [part for part in self.parts if not part.is_mask]
+        if not self.network_parts:
             raise UserError(
-                "The observation space must have at least one part. Received: "
+                "The observation space must have at least one part"
+                f"{' besides the action mask' if self.parts else ''}. Received: "
                 f"{' '.join(str(space).split())}."
             )
         names = [part.name for part in self.parts]
@@ -127,16 +143,29 @@ class Observations:
                 f"Received: {', '.join(names)}."
             )
         self.is_single_box = isinstance(space, spaces.Box)
-        stops = np.cumsum([part.size for part in self.parts]).tolist()
-        self.slices = [
-            Slice(part, stop - part.size, stop)
-            for part, stop in zip(self.parts, stops, strict=True)
-        ]
-        self.encoded_space = (
-            space
-            if isinstance(space, spaces.Box)
-            else spaces.Box(-np.inf, np.inf, (stops[-1],), np.float32)
+        self.slices = _laid_end_to_end(self.parts)
+        self.network_slices = _laid_end_to_end(self.network_parts)
+        self.mask = next(
+            (slice(at.start, at.stop) for at in self.slices if at.part.is_mask), None
         )
+        first = self.network_parts[0].space
+        self.is_one_array = self.is_single_box or (
+            self.mask is not None
+            and len(self.network_parts) == 1
+            and isinstance(first, spaces.Box)
+        )
+        self.network_space = (
+            first
+            if self.is_one_array and isinstance(first, spaces.Box)
+            else _vector(self.network_parts, np.float32)
+        )
+        if isinstance(space, spaces.Box):
+            self.encoded_space = space
+        else:
+            # Bytes stay bytes, since pictures are large.
+            is_bytes = self.network_space.dtype == np.uint8
+            dtype = np.uint8 if is_bytes else np.float32
+            self.encoded_space = _vector(self.parts, dtype)
 
     def compatible_with(self, other: "Observations") -> bool:
         """Returns whether a policy of these observations takes the other ones, too.
@@ -147,7 +176,7 @@ class Observations:
         def arrays(observations: Observations) -> list[Any]:
             # In the order in which they are encoded.
             return [
-                (p.name, p.shape, p.served_dtype, p.categories)
+                (p.name, p.shape, p.served_dtype, p.categories, p.is_mask)
                 for p in observations.parts
             ]
 
@@ -162,7 +191,7 @@ class Observations:
         """
         if self.is_single_box:
             return np.asarray(observation)
-        rows = []
+        rows, dtype = [], self.encoded_space.dtype
         for part in self.parts:
             array = observation
             for key in part.keys:
@@ -173,8 +202,15 @@ class Observations:
                     f"{part.name} has the shape {list(array.shape[1:])}, and "
                     f"{list(part.shape)} in the observation space"
                 )
-            rows.append(_encoded(part, array))
+            rows.append(_encoded(part, array, dtype))
         return np.concatenate(rows, axis=1)
+
+    def without_mask(self, encoded: Array) -> Array:
+        """Returns what networks are given of encoded observations `[..., n]`."""
+        if self.mask is None:
+            return encoded
+        rest = np.delete(encoded, self.mask, axis=-1)
+        return rest.reshape(*encoded.shape[:-1], *self.network_space.shape)
 
     def inputs(self, encoded: Array) -> dict[str, Array]:
         """Returns by name the arrays of which `encode` made `encoded` `[N, ...]`."""
@@ -201,20 +237,37 @@ def _parts(space: gymnasium.Space[Any], keys: tuple[Any, ...]) -> Iterator[Part]
     if name[0].isdigit() or name == "self":
         name = f"{OBSERVATION}_{name}"
     supported = spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary
+    part = Part(name, keys, space)
     if not isinstance(space, supported):
         raise UserError(
             f"The observation space is not supported. Received: {name}: "
             f"{' '.join(str(space).split())}. Accepted: {OBSERVATION_SPACES} of "
             "those; --wrappers=module:Class can make one of it."
         )
-    yield Part(name, keys, space)
+    yield part
 
 
-def _encoded(part: Part, array: Array) -> Array:
-    """Encodes the numbers of one part: `[B, size]` float32."""
+def _laid_end_to_end(parts: list[Part]) -> list[Slice]:
+    stops = np.cumsum([part.size for part in parts]).tolist()
+    return [
+        Slice(part, stop - part.size, stop)
+        for part, stop in zip(parts, stops, strict=True)
+    ]
+
+
+def _vector(parts: list[Part], dtype: Any) -> spaces.Box:
+    """Returns the space of some parts laid end to end."""
+    size = sum(part.size for part in parts)
+    if dtype == np.uint8:
+        return spaces.Box(0, 255, (size,), np.uint8)
+    return spaces.Box(-np.inf, np.inf, (size,), np.float32)
+
+
+def _encoded(part: Part, array: Array, dtype: Any) -> Array:
+    """Encodes the numbers of one part: `[B, size]` of type `dtype`."""
     rows = array.reshape(len(array), -1)
     if not part.categories:
-        return rows.astype(np.float32)
+        return rows.astype(dtype)
     columns = []
     for column, (n, start) in zip(rows.T, part.categories, strict=True):
         index = column.astype(np.int64) - start
@@ -223,7 +276,7 @@ def _encoded(part: Part, array: Array) -> Array:
                 f"{part.name} is {column[(index < 0) | (index >= n)][0]}, outside of "
                 f"{start} to {start + n - 1}"
             )
-        columns.append(np.eye(n, dtype=np.float32)[index])
+        columns.append(np.eye(n, dtype=dtype)[index])
     return np.concatenate(columns, axis=1)
 
 

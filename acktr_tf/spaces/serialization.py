@@ -7,12 +7,15 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
 
+from acktr_tf.spaces.masks import ActionMask
+
 
 def describe_space(space: gymnasium.Space[Any]) -> dict[str, Any]:
     """Describes a space, so that `space_from_description` can make an equal one.
 
     Args:
-      space: A Box, Discrete, MultiDiscrete, MultiBinary, or a Dict or Tuple of those.
+      space: A Box, Discrete, MultiDiscrete, MultiBinary or ActionMask, or a Dict or
+        Tuple of those.
 
     Raises:
       ValueError: Another kind of space.
@@ -39,6 +42,8 @@ def describe_space(space: gymnasium.Space[Any]) -> dict[str, Any]:
             "n": space.nvec.tolist(),
             "start": np.asarray(space.start).tolist(),
         }
+    if isinstance(space, ActionMask):
+        return {"type": "ActionMask", "n": space.n}
     if isinstance(space, spaces.MultiBinary):
         # MultiBinary(5) and MultiBinary([5]) are not equal.
         n = space.n if isinstance(space.n, int) else list(space.n)
@@ -79,6 +84,8 @@ def space_from_description(description: dict[str, Any]) -> gymnasium.Space[Any]:
         if kind == "Discrete":
             return spaces.Discrete(n, start=start, **options)
         return spaces.MultiDiscrete(n, start=start, **options)
+    if kind == "ActionMask":
+        return ActionMask(description["n"])
     if kind == "MultiBinary":
         return spaces.MultiBinary(description["n"])
     if kind == "Dict":

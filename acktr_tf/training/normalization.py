@@ -168,8 +168,9 @@ class RunningNormalization:
         """Adds the observations of a rollout that was learnt from."""
         if self._observations is None:
             return
+        observation = self._policy.observations.without_mask(rollout.observation)
         where = ... if self._all else (..., self._policy.normalized)
-        self._observations.update(rollout.observation[where])
+        self._observations.update(observation[where])
         self._policy.normalize(self._observations.mean, self._observations.deviation)
 
     def state(self) -> dict[str, Array]:

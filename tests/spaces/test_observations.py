@@ -12,8 +12,14 @@ from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 from gymnasium.vector.utils import batch_space, concatenate, create_empty_array
 
 from acktr_tf.errors import UserError
+from acktr_tf.spaces.masks import ActionMask
 from acktr_tf.spaces.observations import Observations
-from acktr_tf.spaces.tensors import encode_tensors, tensor_specs
+from acktr_tf.spaces.tensors import (
+    allowed_options,
+    encode_tensors,
+    tensor_specs,
+    without_mask,
+)
 
 Array = npt.NDArray[Any]
 
@@ -33,6 +39,9 @@ NESTED = spaces.Dict(
     }
 )
 """Its keys are in alphabetical order, as Gymnasium sorts them."""
+MASKED = spaces.Dict(
+    [("speed", Box(-1, 1, (2,))), ("mask", ActionMask(3)), ("key", Discrete(4))]
+)
 NESTED_SPECS = {
     "agent_key": ([None], tf.int64),
     "agent_limbs_0": ([None, 2, 2], tf.int8),
@@ -74,6 +83,7 @@ COMPOSED = [
         ),
         id="pictures",
     ),
+    pytest.param(MASKED, id="masked"),
 ]
 PLAIN = [
     pytest.param(Box(-np.inf, np.inf, (3,)), id="vector"),
@@ -238,6 +248,90 @@ def test_the_only_part_is_the_observation(
 ) -> None:
     expected = tf.TensorSpec(shape, dtype, name="observation")
     assert tensor_specs(Observations(space)) == {"observation": expected}
+
+
+# Action masks -----------------------------------------------------------------------
+def test_networks_are_given_the_parts_around_a_mask() -> None:
+    observations = Observations(MASKED)
+    assert observations.mask == slice(2, 5)
+    assert observations.network_space == Box(-np.inf, np.inf, (6,), np.float32)
+    encoded = np.arange(18, dtype=np.float32).reshape(2, 9)
+    seen = encoded[:, [0, 1, 5, 6, 7, 8]]
+    np.testing.assert_array_equal(observations.without_mask(encoded), seen)
+    np.testing.assert_array_equal(
+        without_mask(observations, tf.constant(encoded)), seen
+    )
+    # Of a rollout, time-major.
+    rollout = observations.without_mask(encoded[:, None])
+    np.testing.assert_array_equal(rollout, seen[:, None])
+    encoded[1, 2:5] = [0, 1, 0]
+    allowed = allowed_options(observations, tf.constant(encoded))
+    assert allowed.numpy().tolist() == [[True] * 3, [False, True, False]]
+
+
+def test_without_a_mask_networks_are_given_everything() -> None:
+    for space in [NESTED, Box(-1, 1, (2, 3))]:
+        observations = Observations(space)
+        assert observations.mask is None
+        assert observations.network_space is observations.encoded_space or (
+            observations.network_space == observations.encoded_space
+        )
+        encoded = np.ones((2, *observations.encoded_space.shape), np.float32)
+        assert observations.without_mask(encoded) is encoded
+        tensor = tf.constant(encoded)
+        assert without_mask(observations, tensor) is tensor
+        assert allowed_options(observations, tensor) is None
+
+
+@pytest.mark.parametrize(
+    ("box", "dtype"),
+    [
+        (Box(0, 255, (4, 8, 9), np.uint8), np.uint8),
+        (Box(0, 255, (5,), np.uint8), np.uint8),
+        (Box(-1, 1, (2, 3), np.float64), np.float32),
+        (Box(-7, 7, (2,), np.int16), np.float32),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("first", ["eye", "mask"])
+def test_one_box_beside_a_mask_is_that_box(box: Box, dtype: type, first: str) -> None:
+    parts = {"eye": box, "mask": ActionMask(3)}
+    space = spaces.Dict(sorted(parts.items(), key=lambda item: item[0] != first))
+    _, stacked = drawn(space)
+    observations = Observations(space)
+    assert observations.network_space is box
+    encoded = observations.encode(stacked)
+    assert encoded.dtype == observations.encoded_space.dtype == dtype
+    assert encoded.shape[1:] == observations.encoded_space.shape
+    assert observations.encoded_space.shape == (spaces.flatdim(box) + 3,)
+    expected = stacked["eye"].astype(dtype)
+    np.testing.assert_array_equal(observations.without_mask(encoded), expected)
+    tensors = {
+        name: tf.constant(stacked[name], spec.dtype)
+        for name, spec in tensor_specs(observations).items()
+    }
+    in_graph = encode_tensors(observations, tensors)
+    np.testing.assert_array_equal(in_graph, encoded)
+    assert in_graph.dtype == dtype
+    np.testing.assert_array_equal(without_mask(observations, in_graph), expected)
+    allowed = allowed_options(observations, in_graph)
+    np.testing.assert_array_equal(allowed, stacked["mask"] == 1)
+    np.testing.assert_array_equal(observations.inputs(encoded)["mask"], stacked["mask"])
+
+
+def test_a_mask_is_not_a_part_like_any_other() -> None:
+    def observations(part: gymnasium.Space[Any]) -> Observations:
+        return Observations(spaces.Dict({"eye": Box(-1, 1, (2,)), "mask": part}))
+
+    masked = observations(ActionMask(3))
+    assert masked.compatible_with(observations(ActionMask(3)))
+    assert not masked.compatible_with(observations(ActionMask(4)))
+    assert not masked.compatible_with(observations(MultiBinary(3)))
+
+
+def test_a_mask_alone_is_nothing_to_see() -> None:
+    with pytest.raises(UserError, match="at least one part besides the action mask"):
+        Observations(spaces.Dict({"mask": ActionMask(3)}))
 
 
 # What is refused --------------------------------------------------------------------

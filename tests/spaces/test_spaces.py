@@ -12,6 +12,7 @@ from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 from hypothesis import strategies
 from hypothesis.extra import numpy as arrays
 
+from acktr_tf.spaces.masks import ActionMask
 from acktr_tf.spaces.serialization import describe_space, space_from_description
 
 INF = np.inf
@@ -48,6 +49,7 @@ FINITE = [
     MultiBinary(4),
     MultiBinary([4]),
     MultiBinary([2, 3]),
+    ActionMask(4),
 ]
 NESTED = spaces.Dict(
     {

@@ -6,6 +6,7 @@ from typing import Any
 import hypothesis
 import numpy as np
 import pytest
+import tensorflow as tf
 from gymnasium.spaces import Box, Dict, Discrete
 from gymnasium.vector.utils import batch_space
 from hypothesis import strategies
@@ -13,6 +14,7 @@ from oracles.normalization import discounted_returns
 
 from acktr_tf.config import configure
 from acktr_tf.policies.actor_critic import ActorCritic
+from acktr_tf.spaces.masks import ActionMask
 from acktr_tf.training.normalization import (
     RewardScale,
     RunningMoments,
@@ -368,6 +370,22 @@ def test_pictures_beside_numbers_are_not_normalized() -> None:
     expected = (numbers - numbers.mean(axis=0)) / numbers.std(axis=0)
     np.testing.assert_allclose(found[:, pixels:], expected, rtol=1e-3, atol=1e-4)
     assert normalization.state()["observations/mean"].shape == (24 + 2,)
+
+
+def test_an_action_mask_is_not_normalized() -> None:
+    space = Dict([("mask", ActionMask(2)), ("eye", Box(-9, 9, (3,)))])
+    config = configure(num_envs=2, hidden_size=4, normalize_observations=True)
+    policy = ActorCritic(config.policy, space, Discrete(2), seed=0)
+    normalization = RunningNormalization(config.policy, config.returns, 2, policy)
+    rollout = rollout_of(0)
+    masks = np.ones((5, 2, 2), np.float32)
+    masks[0, 0, 1] = 0
+    masked = np.concatenate([masks, rollout.observation], axis=-1)
+    normalization.update_observations(rollout._replace(observation=masked))
+    rows = rollout.observation.reshape(-1, 3)
+    expected = (rows - rows.mean(axis=0)) / rows.std(axis=0)
+    found = policy.network_inputs(tf.constant(masked.reshape(-1, 5)))
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_the_state_goes_into_another_normalization_to_the_bit() -> None:
