@@ -92,6 +92,13 @@ class EnvironmentSettings(Settings):
         low=1,
         source=f"{PAPER}, MuJoCo: 2",
     )
+    action_mask: str | None = setting(
+        None,
+        "Not for Atari: key of the action mask, the 0 and 1 that say which actions are "
+        "allowed, in a Dict observation or else in info; none for no mask. See "
+        "docs/environments.md.",
+        none="none",
+    )
     stagger_episodes: bool = setting(
         False,
         "Not for Atari: cut the first episode of each environment off at another part "

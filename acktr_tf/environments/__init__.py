@@ -61,6 +61,11 @@ def make_vector_env(
                     f"Received: {option}={getattr(settings, option)} with "
                     f"env={settings.env}. Leave it out."
                 )
+        if settings.action_mask is not None:
+            raise UserError(
+                f"The Atari game `{settings.env}` has no action masks. Received: "
+                f"action_mask={settings.action_mask}. Leave it out."
+            )
         name, stickiness = game
         if settings.repeat_action_probability is not None:
             stickiness = settings.repeat_action_probability
@@ -93,6 +98,7 @@ def make_vector_env(
         wrappers=settings.wrappers,
         pixels=settings.pixels,
         frame_stack=settings.frame_stack,
+        action_mask=settings.action_mask,
         reseed_steps=reseed_steps,
         stagger=training and settings.stagger_episodes,
     )

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from gymnasium import spaces
 
 from acktr_tf.config.setting import did_you_mean
+from acktr_tf.environments.masks import MaskInInfo, MaskInObservation
 from acktr_tf.environments.pixels import (
     INSTALLATION_HINT,
     OffscreenRendering,
@@ -48,13 +49,16 @@ class GymEnvironment(VectorEnvironment):
       pixels: Height and width of the pictures to observe; None for the environment's
         own observations.
       frame_stack: Number of observations, up to the current one, that make one.
+      action_mask: Key of the action mask in a `Dict` observation, or else in `info`,
+        which becomes the last part of the observation; None for none.
       reseed_steps: See `VectorEnvironment`.
       stagger: Whether a time limit sets the environments apart; see
         `VectorEnvironment`.
 
     Raises:
       UserError: No such environment, one that cannot be made here, or one with an
-        observation or action space that is not supported.
+        observation or action space that is not supported, or an action mask whose
+        actions cannot have one.
     """
 
     def __init__(
@@ -69,6 +73,7 @@ class GymEnvironment(VectorEnvironment):
         wrappers: str | None = None,
         pixels: int | None = None,
         frame_stack: int = 1,
+        action_mask: str | None = None,
         reseed_steps: int = 0,
         stagger: bool = False,
     ) -> None:
@@ -83,6 +88,8 @@ class GymEnvironment(VectorEnvironment):
             vector["context"] = start_method()
             wrapping.append(functools.partial(DeferSignals, starter=os.getpid()))
         wrapping += [*find_wrappers(wrappers), without_text]
+        if action_mask:
+            wrapping.append(functools.partial(MaskInInfo, name=action_mask))
         if render or pixels:
             wrapping.append(OffscreenRendering)
         if pixels:
@@ -90,6 +97,8 @@ class GymEnvironment(VectorEnvironment):
         if frame_stack > 1:
             stack = gymnasium.wrappers.FrameStackObservation
             wrapping.append(functools.partial(stack, stack_size=frame_stack))
+        if action_mask:
+            wrapping.append(functools.partial(MaskInObservation, name=action_mask))
         try:
             # An environment that cannot be rendered need not know the arguments.
             options: dict[str, Any] = {"render_mode": "rgb_array"} if render else {}
@@ -108,6 +117,8 @@ class GymEnvironment(VectorEnvironment):
             raise UserError(
                 f"Unknown environment `{env_id}`.{did_you_mean(env_id, _offered_ids())}"
             ) from error
+        except UserError:
+            raise
         # Anything can go wrong in the constructor of a user's own environment.
         except Exception as error:
             raise UserError(

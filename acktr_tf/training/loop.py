@@ -354,14 +354,15 @@ def _describe(
     devices = tf.config.list_physical_devices("GPU") or tf.config.list_physical_devices(
         "CPU"
     )
-    observation = environments.observations.encoded_space
+    observation = environments.observations.network_space
+    masked = environments.observations.mask is not None
     network = policy.network
     left_out = [f"{name} (text)" for name in environments.left_out]
     return [
         f"Device: {', '.join(device.name.split(':', 1)[1] for device in devices)}",
         f"Environment: {environments.num_envs} x {config.environment.env}, "
         f"observations {observation.dtype} {list(observation.shape)}, "
-        f"{environments.action_space}"
+        f"{environments.action_space}{' with action masks' if masked else ''}"
         + (f"; left out: {', '.join(left_out)}" if left_out else ""),
         f"Network: {network.name}, {network.count_params():,} weights",
         f"Run directory: {directory}",
