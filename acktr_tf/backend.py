@@ -44,6 +44,15 @@ def check_backend() -> None:
         )
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Returns whether an error says that memory ran out, Python's or TensorFlow's."""
+    tensorflow = sys.modules.get("tensorflow")
+    exhausted = (
+        () if tensorflow is None else (tensorflow.errors.ResourceExhaustedError,)
+    )
+    return isinstance(error, (MemoryError, *exhausted))
+
+
 def load_tensorflow() -> None:
     """Imports TensorFlow and Keras without their log noise, for commands.
 

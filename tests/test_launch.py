@@ -218,6 +218,19 @@ def test_a_bad_flag_before_verbosity_shows_where(capsys):
     assert "Traceback" in capsys.readouterr().err
 
 
+def test_memory_that_runs_out_is_one_line_of_any_command(capsys):
+    def main(values: object) -> int:
+        raise MemoryError
+
+    arguments = ("acktr_tf.some", "", define_settings, main)
+    assert command.run_command(*arguments, []) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("acktr_tf.some: the memory of the machine")
+    assert line.endswith("ran out")
+    assert command.run_command(*arguments, ["--verbosity=1"]) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
 def test_ctrl_c_before_the_run_is_one_line(capsys):
     def main(values: object) -> int:
         raise KeyboardInterrupt

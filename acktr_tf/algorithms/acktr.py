@@ -9,7 +9,13 @@ import tensorflow as tf
 
 from acktr_tf.algorithms import scalars
 from acktr_tf.algorithms.compiled import CompiledFunction
-from acktr_tf.algorithms.learner import PhaseClock, Plan, Update, to_floats
+from acktr_tf.algorithms.learner import (
+    KFACNetwork,
+    PhaseClock,
+    Plan,
+    Update,
+    to_floats,
+)
 from acktr_tf.algorithms.losses import (
     ActorCriticGradients,
     actor_critic_gradients,
@@ -63,7 +69,7 @@ class ACKTR:
     ) -> None:
         _check_settings(settings, policy)
         joint, updates = settings.critic == "joint", plan.total_updates
-        network = policy.network if joint else policy.policy_network
+        network = self.kfac_networks(settings, policy)[0].network
         kfac = make_kfac(settings.kfac, settings.learning_rate, updates, network)
         fraction = settings.kfac.curvature_fraction
         entropy_cost = schedule_function(
@@ -125,6 +131,19 @@ class ACKTR:
             settings.target_kl_adapts,
         )
         self._max_kl = settings.max_kl
+
+    @staticmethod
+    def kfac_networks(
+        settings: ACKTRSettings, policy: ActorCritic
+    ) -> list[KFACNetwork]:
+        """Returns the networks that K-FAC steps; see `Learner`."""
+        if settings.critic == "joint":
+            return [KFACNetwork("", settings.kfac, policy.network)]
+        networks = [KFACNetwork("", settings.kfac, policy.policy_network)]
+        critic = settings.critic_optimizer
+        if critic.norm != "euclidean":
+            networks.append(KFACNetwork("critic.", critic.kfac, policy.value_network))
+        return networks
 
     def act(self, observation: npt.ArrayLike, key: npt.ArrayLike) -> PolicyStep:
         """Samples actions from the policy."""

@@ -5,8 +5,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
 
+import keras
 import numpy.typing as npt
 
+from acktr_tf.config.kfac import KFACSettings
 from acktr_tf.policies.actor_critic import ActorCritic, PolicyStep
 from acktr_tf.states import State
 from acktr_tf.types import Array, Rollout, Scalar
@@ -40,12 +42,28 @@ class Update(NamedTuple):
     applied: bool
 
 
+class KFACNetwork(NamedTuple):
+    """Network that an algorithm steps by K-FAC.
+
+    Attributes:
+      prefix: Prefix of the paths of the optimizer's settings, such as `critic.`.
+      settings: Settings of the optimizer.
+      network: The network.
+    """
+
+    prefix: str
+    settings: KFACSettings
+    network: keras.Model
+
+
 class Learner(Protocol):
     """Algorithm: turns rollouts into a better policy.
 
     A class of one is given `(settings, returns, policy, plan)`: its own group of
     settings, `ReturnsSettings`, the `ActorCritic` to train and the `Plan`. Its member
-    `Settings` is the class of its settings.
+    `Settings` is the class of its settings. If it has a static method
+    `kfac_networks(settings, policy)` that returns its `KFACNetwork`s, a run states what
+    memory they take before it is allocated.
 
     Attributes:
       policy: Policy that learns; it is what a run evaluates and exports.

@@ -1,6 +1,7 @@
 """Optimizers from their settings: the one place where each is mapped to Keras."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 
@@ -8,6 +9,8 @@ from acktr_tf.algorithms.schedules import scheduled
 from acktr_tf.config.first_order import LearningRateSettings, RMSpropSettings
 from acktr_tf.config.kfac import KFACSettings
 from acktr_tf.kfac import KFAC
+from acktr_tf.kfac import settings as kfac_settings
+from acktr_tf.kfac.memory import MemoryEstimate, estimate_memory
 
 
 def make_kfac(
@@ -32,21 +35,39 @@ def make_kfac(
             learning_rate.learning_rate_schedule,
             total_steps,
         ),
-        kl_radius=settings.kl_radius,
-        bound=settings.bound,
-        momentum=settings.momentum,
-        damping=settings.damping,
-        factor_decay=settings.factor_decay,
-        factor_update_period=settings.factor_update_period,
-        inverse_update_period=settings.inverse_update_period,
-        spatial_correlation=settings.spatial_correlation,
-        patch_stride=settings.patch_stride,
-        # Runs on Pong with staggered inverses ended lower: docs/atari.md.
-        stagger_inverses=False,
         name=name,
+        **_kfac_arguments(settings),
     )
     optimizer.attach(network)
     return optimizer
+
+
+def kfac_memory(settings: KFACSettings, network: keras.Model) -> MemoryEstimate:
+    """Estimates the memory of what `make_kfac` makes, without allocating it.
+
+    Args:
+      settings: Settings of the optimizer.
+      network: Network whose weights it steps.
+    """
+    arguments = _kfac_arguments(settings)
+    return estimate_memory(network, kfac_settings.KFACSettings(**arguments))
+
+
+def _kfac_arguments(settings: KFACSettings) -> dict[str, Any]:
+    return {
+        "kl_radius": settings.kl_radius,
+        "bound": settings.bound,
+        "momentum": settings.momentum,
+        "damping": settings.damping,
+        "factor_decay": settings.factor_decay,
+        "factor_update_period": settings.factor_update_period,
+        "inverse_update_period": settings.inverse_update_period,
+        "spatial_correlation": settings.spatial_correlation,
+        "patch_stride": settings.patch_stride,
+        "max_factor_dim": settings.max_factor_dim,
+        # Runs on Pong with staggered inverses ended lower: docs/atari.md.
+        "stagger_inverses": False,
+    }
 
 
 def make_rmsprop(

@@ -15,7 +15,7 @@ from typing import TextIO
 
 from absl.flags import FlagValues
 
-from acktr_tf.backend import check_backend
+from acktr_tf.backend import check_backend, is_out_of_memory
 from acktr_tf.cli.flag_files import Argument, expand, presets
 from acktr_tf.cli.flags import (
     SettingFlag,
@@ -71,7 +71,8 @@ def run_command(
 
     Returns:
       The exit status: that of `main`, 0 after `--help`, 2 for a `UserError`, 1 for a
-      `RunError`, 130 if interrupted, 141 if the output is read no further.
+      `RunError` or if memory runs out, 130 if interrupted, 141 if the output is read
+      no further.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     verbose = "--verbosity=1" in arguments
@@ -104,6 +105,17 @@ def run_command(
         for stream in unread:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
         return BROKEN_PIPE
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        if verbose:
+            traceback.print_exc()
+        print(
+            f"{program}: the memory of the machine, or what this process may have of "
+            "it, ran out",
+            file=sys.stderr,
+        )
+        return RunError.exit_status
 
 
 def _expand(arguments: Sequence[str], *, lenient: bool) -> list[Argument]:

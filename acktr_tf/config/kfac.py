@@ -92,3 +92,12 @@ class KFACSettings(Settings):
         low=1,
         source=f"{RELEASED}: 1",
     )
+    max_factor_dim: int | None = setting(
+        8192,
+        "Largest dimension of a Kronecker factor that is kept as a matrix; of a wider "
+        "one only the diagonal is kept, which bounds memory and time. none keeps all "
+        "as matrices.",
+        none="none",
+        low=1,
+        source="Anil et al. 2020 (Shampoo): 8192",
+    )

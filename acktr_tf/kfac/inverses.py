@@ -347,6 +347,8 @@ class EKFACInverse(EigenInverse):
         a = signals.a
         if vectors_a is not None:
             a = _multiply_inputs(signals, vectors_a.value)
+        elif signals.bias:
+            a = tf.concat([a, tf.ones_like(a[..., :1])], axis=-1)
         g = signals.g if vectors_g is None else signals.g @ vectors_g.value
         return Signals(a, g)
 

@@ -13,7 +13,7 @@ from acktr_tf.kfac.capture import CurvatureTape
 from acktr_tf.kfac.curvature import Curvature, inner_product
 from acktr_tf.kfac.diagnostics import Scalars, diagnostics, make_scalars, note_step
 from acktr_tf.kfac.inversion import BlockInverter
-from acktr_tf.kfac.memory import memory
+from acktr_tf.kfac.memory import estimate_memory
 from acktr_tf.kfac.schedule import factors_due, inverses_due
 from acktr_tf.kfac.settings import KFACSettings, require
 from acktr_tf.kfac.step_rules import (
@@ -103,6 +103,8 @@ class KFAC(keras.optimizers.Optimizer):
         whose patches are used for the factor A. The first position moves with each
         update. Must be 1 with "ekfac".
       max_patch_bytes: Largest size of the patches that are held at a time, in bytes.
+      max_factor_dim: Largest dimension of a factor that is kept as a matrix. Of a wider
+        one only the diagonal is estimated, equation (22). None keeps all as matrices.
       fallback: Block of layers that have no Kronecker-factored block. "diagonal": the
         diagonal of their Fisher matrix. None: they are an error.
       fisher: Matrix that `kfac.Model` estimates. "sampled": the Fisher matrix, from
@@ -135,6 +137,7 @@ class KFAC(keras.optimizers.Optimizer):
         curvature_fraction: float | None = None,
         patch_stride: int = 1,
         max_patch_bytes: int = 256 * 2**20,
+        max_factor_dim: int | None = 8192,
         fallback: str | None = None,
         fisher: str = "sampled",
         seed: int = 0,
@@ -235,15 +238,16 @@ class KFAC(keras.optimizers.Optimizer):
         return self._curvature.variables
 
     def memory(self, model: keras.layers.Layer) -> dict[str, int]:
-        """Estimates the memory of the optimizer's state without allocating it.
+        """Estimates the memory of the optimizer without allocating it.
 
         Args:
           model: A built model.
 
         Returns:
           Path of each layer that has a block → bytes of its factors and inverse;
-          "velocity" → bytes of the last step; "total" → sum of all. In addition, each
-          convolution takes up to `max_patch_bytes` for a time.
+          "velocity" → bytes of the last step; "total" → sum of all, the state;
+          "workspace" → bytes that an update takes beside the state for a time, about.
+          In addition, each convolution takes up to `max_patch_bytes` for a time.
 
         Raises:
           ValueError: A layer is not supported, and the message names it; or the model
@@ -251,7 +255,13 @@ class KFAC(keras.optimizers.Optimizer):
         """
         if not model.built:
             raise ValueError(f"`memory` needs a built model. Received: `{model.name}`")
-        return memory(model, self.settings)
+        found = estimate_memory(model, self.settings)
+        return {
+            **found.blocks,
+            "velocity": found.velocity,
+            "total": found.state,
+            "workspace": found.workspace,
+        }
 
     @property
     def curvature(self) -> Curvature:

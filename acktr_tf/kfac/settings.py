@@ -39,6 +39,7 @@ class KFACSettings:
     curvature_fraction: float | None = None
     patch_stride: int = 1
     max_patch_bytes: int = 256 * 2**20
+    max_factor_dim: int | None = 8192
     fallback: str | None = None
     fisher: str = "sampled"
     seed: int = 0
@@ -72,6 +73,8 @@ class KFACSettings:
             '1 with inverse="ekfac", which needs whole gradients of each example',
         )
         self._require_count("max_patch_bytes")
+        if self.max_factor_dim is not None:
+            self._require_count("max_factor_dim")
         self._require_one_of(FALLBACKS, "fallback")
         self._require_one_of(FISHERS, "fisher")
         self._require(

@@ -2,6 +2,9 @@
 
 A checkpoint is a directory named after its step; it is written under another name and
 renamed when it is on the disk, so that it is whole or absent at every instant.
+
+Kronecker factors and their inverses are symmetric matrices. Of an array that equals its
+transpose bit for bit, format 3 holds the lower triangle; format 2 holds all of it.
 """
 
 import contextlib
@@ -18,10 +21,12 @@ import acktr_tf
 from acktr_tf.errors import RunError, UserError
 from acktr_tf.runs import files
 from acktr_tf.runs.files import REPLACED, DamagedFileError, reason
+from acktr_tf.runs.symmetric import is_symmetric, lower_triangle, symmetric_matrix
 from acktr_tf.states import State
 from acktr_tf.types import Array
 
-FORMAT = 2
+FORMAT = 3
+READABLE_FORMATS = (2, FORMAT)
 
 _ARRAYS = "arrays.npz"
 _MANIFEST = "manifest.json"
@@ -119,7 +124,13 @@ def load(path: Path) -> Checkpoint:
         manifest = _read_manifest(path)
         files.check_manifest(path, manifest["files"])
         with np.load(path / _ARRAYS, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
+            symmetric = set(manifest.get("symmetric", ()))
+            arrays = {
+                name: symmetric_matrix(archive[name])
+                if name in symmetric
+                else archive[name]
+                for name in archive.files
+            }
     except DamagedFileError as error:
         raise _damaged(path, str(error)) from error
     except FileNotFoundError as error:
@@ -135,24 +146,28 @@ def load(path: Path) -> Checkpoint:
 
 
 def _write(directory: Path, checkpoint: Checkpoint) -> None:
-    _write_arrays(directory / _ARRAYS, checkpoint.arrays)
+    arrays = checkpoint.arrays
+    symmetric = [name for name, array in arrays.items() if is_symmetric(array)]
+    _write_arrays(directory / _ARRAYS, arrays, frozenset(symmetric))
     manifest = {
         "format": FORMAT,
         "version": acktr_tf.__version__,
         "step": checkpoint.step,
+        "symmetric": symmetric,
         "files": files.make_manifest(directory),
     }
     (directory / _MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", "utf-8")
 
 
-def _write_arrays(path: Path, arrays: State) -> None:
+def _write_arrays(path: Path, arrays: State, symmetric: frozenset[str]) -> None:
     # Not by `np.savez`: it pickles what it cannot store and takes some names itself.
     with zipfile.ZipFile(path, "x") as archive:
         for name, array in arrays.items():
             # Without a date, so that equal checkpoints are equal files.
             entry = zipfile.ZipInfo(f"{name}.npy")
             with archive.open(entry, "w", force_zip64=True) as member:
-                np.lib.format.write_array(member, array, allow_pickle=False)
+                stored = lower_triangle(array) if name in symmetric else array
+                np.lib.format.write_array(member, stored, allow_pickle=False)
 
 
 def _complete(directory: Path) -> list[Path]:
@@ -183,11 +198,12 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         raise _damaged(path, f"{file} must be JSON, but {error}") from error
     if not isinstance(manifest, dict) or "format" not in manifest:
         raise _damaged(path, f"{file} must be a checkpoint's manifest and is not")
-    if manifest["format"] != FORMAT:
+    if manifest["format"] not in READABLE_FORMATS:
         raise UserError(
             f"{file} is of format {manifest['format']!r}, written by acktr_tf "
             f"{manifest.get('version', 'of unknown version')}; this version, "
-            f"{acktr_tf.__version__}, reads format {FORMAT}. Continue the run with the "
+            f"{acktr_tf.__version__}, reads formats "
+            f"{' and '.join(map(str, READABLE_FORMATS))}. Continue the run with the "
             "version that wrote it, or start a new run in another `--run_dir`."
         )
     described = manifest.get("files")
@@ -197,6 +213,8 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         or _ARRAYS not in described
     ):
         raise _damaged(path, f"{file} lacks the step or the description of {_ARRAYS}")
+    if manifest["format"] == FORMAT and not isinstance(manifest.get("symmetric"), list):
+        raise _damaged(path, f"{file} lacks the names of the symmetric arrays")
     return manifest
 
 

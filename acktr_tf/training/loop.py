@@ -14,6 +14,7 @@ from pathlib import Path
 import tensorflow as tf
 
 from acktr_tf.algorithms import Learner, Update, make_learner
+from acktr_tf.backend import is_out_of_memory
 from acktr_tf.config import Config
 from acktr_tf.environments import VectorEnvironment, make_vector_env
 from acktr_tf.errors import RunError, UserError
@@ -26,6 +27,7 @@ from acktr_tf.runs.progress_bar import ProgressBar
 from acktr_tf.runs.scalars import TRAINING_SCALARS
 from acktr_tf.states import Stateful, load_states, states, with_prefix
 from acktr_tf.training.collector import Collector
+from acktr_tf.training.memory import check_memory
 from acktr_tf.training.normalization import RunningNormalization
 from acktr_tf.training.progress import Best, Progress, Stopwatch, resident_memory
 from acktr_tf.training.scoring import EndlessGameError, score_policy
@@ -47,9 +49,10 @@ def train(config: Config, command: Sequence[str]) -> int:
 
     Raises:
       UserError: The run directory holds something else, was started with other
-        settings, or its checkpoint is damaged; or the environment is unknown.
-      RunError: The simulator, the disk or the numbers failed. The last checkpoint is
-        whole.
+        settings, or its checkpoint is damaged; the environment is unknown; or the run
+        takes more memory than is available.
+      RunError: The simulator, the disk, the memory or the numbers failed. The last
+        checkpoint is whole.
     """
     if config.run.run_dir is None:
         raise UserError("`run_dir` must be given. Received: run_dir=auto")
@@ -67,14 +70,24 @@ def train(config: Config, command: Sequence[str]) -> int:
             environments.action_space,
             config.run.seed,
         )
+        notes = check_memory(config, policy)
         learner = make_learner(config, policy)
         with run_directory.opened(run_dir, config, command), StopRequest() as stop:
-            run = _Run.begin(config, run_dir, environments, learner, stop)
+            run = _Run.begin(config, run_dir, environments, learner, stop, notes)
             try:
                 return _loop(run)
             finally:
                 run.bar.close()
                 run.log.close()
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise RunError(
+            f"The memory of the machine, or what this process may have of it, ran out: "
+            f"{_first_line(error)}. The run stops; if it had a checkpoint, the last "
+            "one is whole. A smaller max_factor_dim, unroll_length or num_envs takes "
+            "less memory."
+        ) from error
     finally:
         environments.close()
 
@@ -239,6 +252,7 @@ class _Run:
         environments: VectorEnvironment,
         learner: Learner,
         stop: StopRequest,
+        notes: Sequence[str],
     ) -> "_Run":
         """Starts a run, or continues it from its newest checkpoint.
 
@@ -248,6 +262,7 @@ class _Run:
           environments: Environments to train on, not yet reset.
           learner: For these environments.
           stop: Request to stop.
+          notes: Lines to show at the start, beside those of every run.
         """
         normalization = RunningNormalization(
             config.policy,
@@ -257,6 +272,7 @@ class _Run:
         )
         progress = Progress(config.batch_size)
         messages = _describe(config, directory, environments, learner.policy)
+        messages += notes
         path = checkpoints.latest(directory / CHECKPOINTS)
         log_state = None
         if path is None:
@@ -342,6 +358,12 @@ def all_scalars(learner: Learner) -> dict[str, Scalar]:
             f"{', '.join(sorted(taken))}"
         )
     return {**TRAINING_SCALARS, **learner.scalars, **shares}
+
+
+def _first_line(error: Exception) -> str:
+    """Returns the start of a message, without the device and the place in a graph."""
+    text = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return text.partition(" on /")[0].rstrip(".")
 
 
 # Messages ---------------------------------------------------------------------------

@@ -58,6 +58,7 @@ def test_settings_reach_the_optimizer() -> None:
         inverse_update_period=4,
         spatial_correlation="full",
         patch_stride=3,
+        max_factor_dim=5,
     )
     _, learner = make(config)
     optimizer = learner.actor.optimizer

@@ -507,6 +507,7 @@ def test_a_constant_learning_rate_can_be_set():
         ("factor_update_period", 0, "an integer, at least 1"),
         ("patch_stride", 0, "an integer, at least 1"),
         ("max_patch_bytes", 0, "an integer, at least 1"),
+        ("max_factor_dim", 0, "an integer, at least 1"),
         ("damping_period", 0, "an integer, at least 1"),
         ("factor_update_period", 2.0, "an integer, at least 1"),
         ("step_rule", "newton", "one of momentum, quadratic"),

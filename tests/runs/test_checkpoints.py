@@ -78,6 +78,43 @@ def test_everything_comes_back_bit_for_bit(tmp_path: Path) -> None:
         assert loaded.arrays[name].tobytes() == array.tobytes()
 
 
+def test_half_of_a_symmetric_matrix_is_stored(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).normal(size=(200, 200)).astype(np.float32)
+    arrays = {"other": x, "factor": x + x.T, "odd": np.triu(x)}
+    path = save(tmp_path, Checkpoint(1, arrays), keep=1)
+
+    loaded = load(path).arrays
+
+    for name, array in arrays.items():
+        assert loaded[name].tobytes() == array.tobytes()
+    with np.load(path / "arrays.npz") as stored:
+        assert {name: stored[name].shape for name in stored.files} == {
+            "other": (200, 200),
+            "factor": (200 * 201 // 2,),
+            "odd": (200, 200),
+        }
+
+
+def test_whole_matrices_of_format_2_are_read(tmp_path: Path) -> None:
+    matrix = np.array([[1.0, 2.0], [3.0, 4.0]], np.float32)
+    path = save(tmp_path, Checkpoint(7, {"factor": matrix}), keep=1)
+    # What it wrote: no names of symmetric arrays, and each array whole.
+    np.savez(path / "arrays.npz", factor=matrix + matrix.T)
+    manifest = json.loads((path / "manifest.json").read_text())
+    del manifest["symmetric"]
+    (path / "manifest.json").write_text(json.dumps({**manifest, "format": 2}))
+    describe_arrays(path / "manifest.json")
+    np.testing.assert_array_equal(load(path).arrays["factor"], matrix + matrix.T)
+
+
+def test_a_triangle_of_no_matrix_is_damage(tmp_path: Path) -> None:
+    path = save(tmp_path, Checkpoint(7, {"x": np.ones(2)}), keep=1)
+    edit_manifest(symmetric=["x"])(path / "manifest.json")
+    with pytest.raises(UserError) as error:
+        load(path)
+    assert "contents cannot be read: A lower triangle must be" in one_line(error)
+
+
 def test_a_checkpoint_without_arrays(tmp_path: Path) -> None:
     assert load(save(tmp_path, Checkpoint(0, {}), keep=1)) == (0, {})
 
@@ -253,6 +290,11 @@ DAMAGE = {
     "manifest empty": ("manifest.json", write_text(""), "must be JSON"),
     "manifest a list": ("manifest.json", write_text("[]"), "must be a checkpoint's"),
     "manifest no step": ("manifest.json", edit_manifest(step=None), "lacks the step"),
+    "manifest no symmetric": (
+        "manifest.json",
+        edit_manifest(symmetric=None),
+        "lacks the names of the symmetric",
+    ),
     "manifest no files": ("manifest.json", edit_manifest(files={}), "lacks the step"),
     "manifest no length": (
         "manifest.json",
@@ -295,7 +337,7 @@ def test_another_format(tmp_path: Path, number: int) -> None:
         load(path)
     message = one_line(error)
     assert f"is of format {number}, written by acktr_tf 9.1" in message
-    assert "reads format 2" in message
+    assert "reads formats 2 and 3" in message
 
 
 def test_pickles_are_never_read(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from acktr_tf.algorithms import a2c, acktr
 from acktr_tf.config import Config, configure
@@ -544,6 +545,44 @@ def test_full_disk_leaves_the_last_checkpoint_whole(tmp_path, monkeypatch):
             loop.train(config, COMMAND)
     assert final_state(tmp_path / "run")
     assert loop.train(config, COMMAND) == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            MemoryError("Unable to allocate 8. GiB"),
+            "ran out: Unable to allocate 8. GiB",
+        ),
+        (MemoryError(), "ran out: MemoryError. "),
+        (
+            tf.errors.ResourceExhaustedError(
+                None, None, "OOM when allocating tensor with shape[9,9] on /job:x\nNode"
+            ),
+            "OOM when allocating tensor with shape[9,9]. ",
+        ),
+    ],
+    ids=["python", "python, without words", "tensorflow"],
+)
+def test_memory_that_runs_out_leaves_the_last_checkpoint_whole(
+    tmp_path, monkeypatch, error, said
+):
+    update = a2c.A2C.update
+
+    def run_out(self, rollout, index, *, measure):
+        if index == 5:
+            raise error
+        return update(self, rollout, index, measure=measure)
+
+    run_dir = tmp_path / "run"
+    config = tiny(run_dir, checkpoint_seconds=0.0, **QUICK)
+    monkeypatch.setattr(a2c.A2C, "update", run_out)
+    with pytest.raises(RunError) as raised:
+        loop.train(config, COMMAND)
+    message = str(raised.value)
+    assert said in message
+    assert "\n" not in message
+    assert checkpoints.load(checkpoints.latest(run_dir / "checkpoints")).step == 5 * 32
 
 
 def test_second_signal_does_not_wait():

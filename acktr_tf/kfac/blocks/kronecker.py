@@ -100,6 +100,8 @@ class KroneckerBlock(Block):
       num_inputs: n.
       num_outputs: m.
       inverse: Inverse of the block.
+      narrowed: Name of each factor wider than `max_factor_dim`, of which only the
+        diagonal is kept for that reason → its dimension.
     """
 
     def __init__(
@@ -123,7 +125,13 @@ class KroneckerBlock(Block):
             self._lengths = sizes
             self.num_inputs, self.num_outputs = 1, sum(sizes)
         n, m = self.num_inputs, self.num_outputs
-        shape_a, shape_g = (n,) if rule.diagonal_a else (n, n), (m, m)
+        limit = settings.max_factor_dim or max(n, m)
+        dims = {"G": m} if rule.diagonal_a else {"A": n, "G": m}
+        self.narrowed = {name: dim for name, dim in dims.items() if dim > limit}
+        self._diagonal_a = rule.diagonal_a or "A" in self.narrowed
+        self._diagonal_g = "G" in self.narrowed
+        shape_a = (n,) if self._diagonal_a else (n, n)
+        shape_g = (m,) if self._diagonal_g else (m, m)
         super().__init__(layer, variables, {"a": shape_a, "g": shape_g}, add_variable)
         kind: type[BlockInverse] = INVERSES[settings.inverse]
         self.inverse = kind(shape_a, shape_g, self.add_array)
@@ -202,9 +210,28 @@ class KroneckerBlock(Block):
             for call, gradient in zip(calls, gradients, strict=True)
         ]
         if self._rule.is_convolution and not self.inverse.needs_example_gradients:
-            return _total([conv_moments(*each) for each in arguments])
+            return _total(
+                [
+                    conv_moments(
+                        *each,
+                        diagonal_a=self._diagonal_a,
+                        diagonal_g=self._diagonal_g,
+                    )
+                    for each in arguments
+                ]
+            )
         signals = [self._rule.signals(*each) for each in arguments]
-        sums = _total([moments(each, self.num_inputs) for each in signals])
+        sums = _total(
+            [
+                moments(
+                    each,
+                    self.num_inputs,
+                    diagonal_a=self._diagonal_a,
+                    diagonal_g=self._diagonal_g,
+                )
+                for each in signals
+            ]
+        )
         return [*sums, *self.inverse.extra_statistics(signals)]
 
     def signals(self, call: Call, gradients: tf.Tensor, step: tf.Tensor) -> Signals:
@@ -296,8 +323,10 @@ class KroneckerBlock(Block):
     # Inverse ------------------------------------------------------------------------
     @property
     def inversion_cost(self) -> float:
-        """n³ + m³."""
-        return float(self.num_inputs**3 + self.num_outputs**3)
+        """n³ + m³; of a factor that is a diagonal, n and m."""
+        return float(
+            sum(shape[0] ** (2 * len(shape) - 1) for shape in self.factor_shapes)
+        )
 
     def invert(self, factors: Sequence[Array], damping: float) -> Inversion:
         """See `Block.invert`."""

@@ -18,7 +18,8 @@ class Factors(NamedTuple):
 
     Attributes:
       a: Second moment of the inputs, `[n, n]`, or its diagonal `[n]`.
-      g: Second moment of the pre-activations' gradients, `[m, m]`.
+      g: Second moment of the pre-activations' gradients, `[m, m]`, or its diagonal
+        `[m]`.
     """
 
     a: tf.Tensor

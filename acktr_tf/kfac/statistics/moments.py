@@ -15,7 +15,7 @@ class Moments(NamedTuple):
 
     Attributes:
       a: Σ ā āᵀ, or its diagonal.
-      g: Σ g gᵀ.
+      g: Σ g gᵀ, or its diagonal.
       positions: Number of positions, summed over examples.
     """
 
@@ -24,23 +24,34 @@ class Moments(NamedTuple):
     positions: tf.Tensor
 
 
-def moments(signals: Signals, num_inputs: int) -> Moments:
+def moments(
+    signals: Signals,
+    num_inputs: int,
+    *,
+    diagonal_a: bool = False,
+    diagonal_g: bool = False,
+) -> Moments:
     """Returns the moments of one call.
 
     Args:
       signals: Signals of all examples. If there are fewer positions of ā than of g,
         they stand for all.
       num_inputs: n.
+      diagonal_a: Whether of Σ ā āᵀ only the diagonal is wanted. Of one-hot ā there is
+        nothing else.
+      diagonal_g: Whether of Σ g gᵀ only the diagonal is wanted.
     """
     if signals.a.dtype.is_integer:
         index = tf.reshape(signals.a, [-1])
         ones = tf.ones_like(index, signals.g.dtype)
         a = tf.math.unsorted_segment_sum(ones, index, num_inputs)
+    elif diagonal_a:
+        a = _squares_of_inputs(signals)
     else:
         a = _second_moment_of_inputs(signals)
     positions = tf.cast(tf.shape(signals.g)[1], signals.g.dtype)
     taken = tf.cast(tf.shape(signals.a)[1], signals.g.dtype)
-    return _moments(a * (positions / taken), signals.g)
+    return _moments(a * (positions / taken), signals.g, diagonal_g)
 
 
 def conv_moments(
@@ -49,6 +60,9 @@ def conv_moments(
     gradients: tf.Tensor,
     stride: int = 1,
     offset: tf.Tensor | int = 0,
+    *,
+    diagonal_a: bool = False,
+    diagonal_g: bool = False,
 ) -> Moments:
     """Returns the moments of a call of a convolution: those of `conv_signals`.
 
@@ -60,16 +74,23 @@ def conv_moments(
       gradients: See `conv_signals`.
       stride: See `conv_signals`.
       offset: See `conv_signals`.
+      diagonal_a: See `moments`.
+      diagonal_g: See `moments`.
     """
-    if stride > 1 or not patches_overlap(call.inputs, layer):
+    if diagonal_a or stride > 1 or not patches_overlap(call.inputs, layer):
         signals = conv_signals(layer, call, gradients, stride, offset)
-        return moments(signals, signals.a.shape[-1] + signals.bias)
+        return moments(
+            signals,
+            signals.a.shape[-1] + signals.bias,
+            diagonal_a=diagonal_a,
+            diagonal_g=diagonal_g,
+        )
     g = flatten_positions(gradients)
     a, sums = second_moment(call.inputs, layer)
     if layer.use_bias:
         count = tf.cast(tf.shape(g)[0] * tf.shape(g)[1], g.dtype)
         a = _with_bias(a, sums, count)
-    return _moments(a, g)
+    return _moments(a, g, diagonal_g)
 
 
 def _second_moment_of_inputs(signals: Signals) -> tf.Tensor:
@@ -87,6 +108,15 @@ def _second_moment_of_inputs(signals: Signals) -> tf.Tensor:
     return _with_bias(_second_moment(flat), sums, tf.cast(count, flat.dtype))
 
 
+def _squares_of_inputs(signals: Signals) -> tf.Tensor:
+    """Returns the sum of ā² over examples and positions, element by element."""
+    squares = _sum_of_squares(signals.a)
+    if not signals.bias:
+        return squares
+    count = tf.size(signals.a) // signals.a.shape[-1]
+    return tf.concat([squares, [tf.cast(count, squares.dtype)]], axis=0)
+
+
 def _with_bias(moment: tf.Tensor, sums: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
     """Returns Σ ā āᵀ for ā = (a, 1), from Σ a aᵀ, Σ a and the number of rows."""
     border = tf.concat([sums, [count]], axis=0)
@@ -94,13 +124,19 @@ def _with_bias(moment: tf.Tensor, sums: tf.Tensor, count: tf.Tensor) -> tf.Tenso
     return tf.concat([above, border[tf.newaxis]], axis=0)
 
 
-def _moments(a: tf.Tensor, g: tf.Tensor) -> Moments:
-    """Returns the moments, from Σ ā āᵀ and the gradients `[N, T, m]`."""
+def _moments(a: tf.Tensor, g: tf.Tensor, diagonal_g: bool) -> Moments:
+    """Returns the moments, from that of ā and the gradients `[N, T, m]`."""
     size = tf.cast(tf.shape(g), g.dtype)
-    return Moments(a, _second_moment(g), size[0] * size[1])
+    moment = _sum_of_squares(g) if diagonal_g else _second_moment(g)
+    return Moments(a, moment, size[0] * size[1])
 
 
 def _second_moment(rows: tf.Tensor) -> tf.Tensor:
     """Returns the sum of x xᵀ over the rows x of `[N, T, n]`."""
     flat = tf.reshape(rows, [-1, rows.shape[-1]])
     return tf.matmul(flat, flat, transpose_a=True)
+
+
+def _sum_of_squares(rows: tf.Tensor) -> tf.Tensor:
+    """Returns the sum of x² over the rows x of `[N, T, n]`, `[n]`."""
+    return tf.reduce_sum(tf.square(tf.reshape(rows, [-1, rows.shape[-1]])), axis=0)
