@@ -52,8 +52,8 @@ class RunMemory(NamedTuple):
     def described(self) -> str:
         """The total, and the largest parts."""
         largest = sorted(self.parts, key=lambda part: -self.parts[part])[:NAMED_PARTS]
-        parts = ", ".join(f"{part} {_gib(self.parts[part])}" for part in largest)
-        return f"about {_gib(self.total)} (most of it for {parts})"
+        parts = ", ".join(f"{part} {_size(self.parts[part])}" for part in largest)
+        return f"about {_size(self.total)} (most of it for {parts})"
 
 
 def check_memory(config: Config, policy: ActorCritic) -> list[str]:
@@ -75,7 +75,7 @@ def check_memory(config: Config, policy: ActorCritic) -> list[str]:
     needed, available = estimate_memory(config, policy), available_memory()
     if needed.total > available and not tf.config.list_physical_devices("GPU"):
         raise UserError(
-            f"The run takes {needed.described} of memory, and {_gib(available)} are "
+            f"The run takes {needed.described} of memory, and {_size(available)} are "
             f"available. {_remedy(config, policy, available)}"
         )
     lines = []
@@ -137,7 +137,7 @@ def _remedy(config: Config, policy: ActorCritic, available: int) -> str:
         needed = estimate_memory(config.replace(**change), policy).total
         if needed <= available:
             flags = " ".join(f"--{name}={value}" for name, value in change.items())
-            return f"With {flags} it takes {_gib(needed)}."
+            return f"With {flags} it takes {_size(needed)}."
     return (
         "No max_factor_dim, unroll_length or num_envs makes it fit: choose a smaller "
         "network or observation, or a machine with more memory."
@@ -173,5 +173,6 @@ def _changes(
                 yield {**change, name: largest}
 
 
-def _gib(size: int) -> str:
-    return f"{size / 2**30:.1f} GiB"
+def _size(size: int) -> str:
+    """Returns a number of bytes in words."""
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"

@@ -39,6 +39,7 @@ def test_the_memory_stated_is_that_of_the_variables(inverse, thread):
         "model/dense",
         "velocity",
         "total",
+        "workspace",
     }
 
 
@@ -49,6 +50,16 @@ def test_a_dense_layer_takes_its_factors_and_their_inverses():
     numbers = 2 * (36 + 9) + 2
     assert stated["total"] == 4 * (numbers + 5 * 3 + 3)
     assert stated["velocity"] == 4 * (5 * 3 + 3)
+    # Factors and inverses once more, and A twice while it is inverted.
+    assert stated["workspace"] == 4 * (2 * (36 + 9) + 2 * 36)
+
+
+def test_a_wide_factor_takes_as_much_as_its_diagonal():
+    model = keras.Sequential([keras.Input((9,)), keras.layers.Dense(3)])
+    stated = KFAC(max_factor_dim=8).memory(model)
+    # A of 10 and G 3 × 3, each twice; the weight of the means and a step's number.
+    assert stated["total"] == 4 * (2 * (10 + 9) + 2 + 9 * 3 + 3)
+    assert stated["workspace"] == 4 * (2 * (10 + 9) + 2 * 10)
 
 
 def test_a_layer_that_is_not_supported_is_named():
@@ -71,7 +82,7 @@ def test_layers_of_one_path_are_counted_each():
     optimizer = KFAC()
     found = optimizer.memory(model)
     names = ["hidden", "hidden_1", "hidden_2", "hidden_1_1"]
-    assert sorted(found) == sorted([*names, "velocity", "total"])
+    assert sorted(found) == sorted([*names, "velocity", "total", "workspace"])
     optimizer.attach(model)
     with optimizer.curvature_tape() as tape:
         log_likelihood = tf.add_n([tf.reduce_sum(y, 1) for y in model(tf.ones([2, 3]))])

@@ -213,7 +213,7 @@ def test_by_default_no_square_of_a_wide_layer_is_ever_made():
     optimizer.attach(model)
     assert max(math.prod(v.shape) for v in optimizer.variables) == n * 2
 
-    @tf.function(input_signature=[tf.TensorSpec([4, n])])
+    @tf.function(input_signature=[tf.TensorSpec([4, n])], autograph=False)
     def update(x):
         update_factors(optimizer, model, x)
 

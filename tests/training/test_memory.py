@@ -16,7 +16,7 @@ from acktr_tf.errors import UserError
 from acktr_tf.policies.actor_critic import ActorCritic
 from acktr_tf.training import loop, memory
 
-GIB = 2**30
+MIB = 2**20
 JOINT = {"algorithm": "acktr"}
 SEPARATE = {"algorithm": "acktr", "critic": "separate"}
 EUCLIDEAN = {**SEPARATE, "critic.norm": "euclidean"}
@@ -126,7 +126,7 @@ def test_a_large_run_names_its_largest_blocks(monkeypatch):
     policy = make_policy(config, inputs=2000)
     (line,) = memory.check_memory(config, policy)
     parts = memory.estimate_memory(config, policy).parts
-    assert line.startswith(f"Memory: about {sum(parts.values()) / GIB:.1f} GiB (")
+    assert line.startswith(f"Memory: about {sum(parts.values()) / MIB:.0f} MiB (")
     named = re.findall(r"K-FAC of (\w+)", line)
     assert sorted(named) == ["policy_fc1", "value_fc1"]
 
@@ -173,7 +173,7 @@ def test_the_widest_factors_that_fit_are_advised(monkeypatch, settings):
         limit_memory(monkeypatch, (needed + wider) / 2)
         message, advised = refusal(config, policy)
         assert advised == limit
-        assert f"it takes {needed / GIB:.1f} GiB" in message
+        assert f"it takes {needed / MIB:.0f} MiB." in message
         assert memory.check_memory(config.replace(**advised), policy)
 
 
@@ -229,7 +229,7 @@ def test_a_run_that_does_not_fit_makes_no_optimizer_and_no_directory(
     assert launch.main(flags) == 2
     assert not (tmp_path / "run").exists()
     (line,) = capfd.readouterr().err.splitlines()
-    assert line.startswith("acktr_tf.launch: The run takes about 0.0 GiB")
+    assert line.startswith("acktr_tf.launch: The run takes about ")
 
 
 LIMITED = """
@@ -255,5 +255,5 @@ def test_a_process_with_too_small_a_limit_refuses_in_one_line(tmp_path):
     )
     assert result.returncode == 2, result.stderr
     assert len(result.stderr.splitlines()) == 1
-    assert "GiB are available" in result.stderr
+    assert re.search(r"takes about \d\.\d GiB .* --max_factor_dim=", result.stderr)
     assert not (tmp_path / "run").exists()
