@@ -18,6 +18,7 @@ from absl.flags import FlagValues
 from acktr_tf.backend import load_tensorflow
 from acktr_tf.cli.command import run_command
 from acktr_tf.cli.flags import define
+from acktr_tf.cli.streams import tell
 from acktr_tf.config.setting import Settings, group, setting
 from acktr_tf.errors import UserError
 from acktr_tf.runs.film import check_video, filming
@@ -112,7 +113,7 @@ def evaluate(values: FlagValues) -> int:
         )
     if values.best and values.model:
         raise UserError("--best goes with --run_dir, not with --model.")
-    video = Path(values.video).expanduser() if values.video else None
+    video = None if values.video is None else Path(values.video).expanduser()
     if video is not None:
         check_video(video)
     load_tensorflow()
@@ -138,11 +139,11 @@ def evaluate(values: FlagValues) -> int:
         "seconds": round(seconds, 3),
     }
     if values.json:
-        print(json.dumps({**about, **scores.to_dict()}, indent=2))
+        tell(json.dumps({**about, **scores.to_dict()}, indent=2))
     else:
-        print(table(about, scores))
+        tell(table(about, scores))
         if video is not None:
-            print(f"game 0 is filmed in {video}")
+            tell(f"game 0 is filmed in {video}")
     return 0
 
 
@@ -191,7 +192,7 @@ def play(
         with contextlib.ExitStack() as stack:
             watch = None
             if video is not None:
-                watch = stack.enter_context(filming(environments, settings.env, video))
+                watch = stack.enter_context(filming(environments, video))
             return score(
                 policy,
                 environments,

@@ -8,8 +8,9 @@ Every part that decides the future of a run has the same two methods:
 A checkpoint holds the states of all parts, each under a prefix of its own.
 """
 
+import contextlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -22,6 +23,13 @@ if TYPE_CHECKING:
 
 State = Mapping[str, Array]
 """Name → array of numbers, truth values or text."""
+
+
+class StateError(UserError):
+    """A state is not one of the part that is to go on from it.
+
+    The message begins with the name of the array that shows it.
+    """
 
 
 class HasState(Protocol):
@@ -48,9 +56,23 @@ def states(parts: Mapping[str, HasState]) -> dict[str, Array]:
 
 
 def load_states(parts: Mapping[str, Stateful], state: State) -> None:
-    """Loads what `states` returned into the parts of the same names."""
+    """Loads what `states` returned into the parts of the same names.
+
+    Raises:
+      StateError: A part refuses its state. The parts before it have theirs.
+    """
     for prefix, part in parts.items():
-        part.load_state(with_prefix(prefix, state))
+        with refusals_of(prefix):
+            part.load_state(with_prefix(prefix, state))
+
+
+@contextlib.contextmanager
+def refusals_of(prefix: str) -> Iterator[None]:
+    """Puts the name of a part before what a `StateError` of it says."""
+    try:
+        yield
+    except StateError as error:
+        raise StateError(f"{prefix}/{error}") from error
 
 
 def add_prefix(prefix: str, state: State) -> dict[str, Array]:
@@ -66,6 +88,62 @@ def with_prefix(prefix: str, state: State) -> dict[str, Array]:
         for name, array in state.items()
         if name.startswith(prefix)
     }
+
+
+def checked_array(
+    state: State,
+    name: str,
+    kind: str,
+    shape: Sequence[int | None],
+    low: float | None = None,
+    high: float | None = None,
+) -> Array:
+    """Returns an array of a state, if it is as the part would have written it.
+
+    Args:
+      state: The state.
+      name: Name of the array.
+      kind: NumPy's letter of its kind: `i` for integers, `u` for those without a
+        sign, `f` for floats, `U` for text.
+      shape: Its shape; None stands for any length.
+      low: Lowest value that it may hold, or None.
+      high: Highest value, or None.
+
+    Raises:
+      StateError: The array is missing, of another kind or shape, not finite, or holds a
+        value that is out of range.
+    """
+    if name not in state:
+        raise StateError(f"{name} is missing")
+    array = state[name]
+    fits = len(array.shape) == len(shape) and all(
+        expected in (None, length)
+        for expected, length in zip(shape, array.shape, strict=True)
+    )
+    if array.dtype.kind != kind or not fits:
+        lengths = ", ".join("*" if n is None else str(n) for n in shape)
+        raise StateError(
+            f"{name} is {_described(array)} where the run has {_KINDS[kind]}[{lengths}]"
+        )
+    if kind == "f" and not np.isfinite(array).all():
+        raise StateError(f"{name} is not finite")
+    for bound, outside in ((low, np.less), (high, np.greater)):
+        if bound is not None and (wrong := array[outside(array, bound)]).size:
+            side = "below" if outside is np.less else "above"
+            raise StateError(f"{name} is {wrong.flat[0]}, {side} {bound:g}")
+    return array
+
+
+def checked_number(
+    state: State,
+    name: str,
+    kind: str,
+    low: float | None = None,
+    high: float | None = None,
+) -> float:
+    """Returns a single number of a state; see `checked_array`."""
+    number: float = checked_array(state, name, kind, (), low, high).item()
+    return number
 
 
 def variables_state(variables: Sequence["keras.Variable"]) -> dict[str, Array]:
@@ -88,30 +166,36 @@ def load_variables(variables: Sequence["keras.Variable"], state: State) -> None:
       state: Their state.
 
     Raises:
-      UserError: An array is missing, superfluous, or of another shape or dtype than its
-        variable. No variable has been changed then.
+      StateError: An array is missing, superfluous, of another shape or dtype than its
+        variable, or a count below zero. No variable has been changed then.
     """
     keys = _keys(variables)
-    problems = [f"lacks {key}" for key in keys if key not in state]
+    problems = [f"{key} is missing" for key in keys if key not in state]
     problems += [
-        f"has {key}, which the run does not" for key in state if key not in set(keys)
+        f"{key} is nothing that the run has" for key in state if key not in set(keys)
     ]
     for key, variable in zip(keys, variables, strict=True):
         if key not in state:
             continue
-        saved = f"{state[key].dtype.name}{list(state[key].shape)}"
+        saved = _described(state[key])
         expected = f"{variable.dtype}{list(variable.shape)}"
         if saved != expected:
-            problems.append(f"has {key} as {saved} where the run has {expected}")
+            problems.append(f"{key} is {saved} where the run has {expected}")
+        elif state[key].dtype.kind == "i" and (state[key] < 0).any():
+            # All integers of optimizers count something.
+            problems.append(f"{key} is {state[key].min()}, below 0")
     if problems:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        raise UserError(
-            f"The checkpoint does not fit the run: it {problems[0]}{more}. It was "
-            "written with other settings or by another version; start a new run in "
-            "another `--run_dir`."
-        )
+        raise StateError(f"{problems[0]}{more}")
     for key, variable in zip(keys, variables, strict=True):
         variable.assign(state[key])
+
+
+_KINDS = {"i": "integers", "u": "whole numbers", "f": "floats", "U": "text"}
+
+
+def _described(array: Array) -> str:
+    return f"{array.dtype.name}{list(array.shape)}"
 
 
 def _keys(variables: Sequence["keras.Variable"]) -> list[str]:

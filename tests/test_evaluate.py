@@ -4,14 +4,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import gymnasium
 import numpy as np
 import pytest
-from runs.policies import save_policy
+from gymnasium.spaces import Box, Discrete
+from runs.policies import environment_of, save_policy
 
 from acktr_tf import evaluate
 from acktr_tf.config.config import configure
 from acktr_tf.runs import directory as run_directory
-from acktr_tf.runs import film
 from acktr_tf.runs.saved_model import export_policy
 from acktr_tf.training.scoring import EVALUATION, game_seed, score_policy
 
@@ -126,6 +127,10 @@ def test_the_table_is_readable(runs, capsys):
         (["--model=done/export", "--max_steps=2"], 1, "has not ended after 2 agent"),
         (["--model=done/export", "--video=a.avi"], 2, "must end in .mp4 or .gif"),
         (["--model=done/export", "--video=no/a.mp4"], 2, "must be a file in a dir"),
+        (["--model=done/export", "--video="], 2, "--video must end in .mp4 or .gif"),
+        (["--model=done/export", f"--video={'a' * 300}.gif"], 2, "name is too long"),
+        ([f"--model={'a' * 300}"], 2, "the name is too long for a file"),
+        ([f"--run_dir={'a' * 300}"], 2, "cannot be read: File name too long"),
     ],
 )
 def test_bad_input_is_one_line(flags, status, message, runs, capsys, monkeypatch):
@@ -204,9 +209,93 @@ def test_missing_packages_for_drawing(runs, tmp_path, capsys, monkeypatch):
     assert os.listdir(tmp_path) == ["hidden"]
 
 
-def test_speed_of_films():
-    assert film.frames_per_second("PongNoFrameskip-v4") == 15
-    assert film.frames_per_second("CartPole-v1") == 50
+class Painted(gymnasium.Env):
+    """Plays as CartPole does, and draws a picture of the kind that it is made with."""
+
+    observation_space = Box(-np.inf, np.inf, (4,), np.float32)
+    action_space = Discrete(2)
+    metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012
+
+    def __init__(self, kind, fps=None, render_mode=None):
+        self.kind, self.render_mode = kind, render_mode
+        self.metadata = {**self.metadata, "render_fps": fps}
+
+    def reset(self, *, seed=None, options=None):
+        self.count = 0
+        return np.zeros(4, np.float32), {}
+
+    def step(self, action):
+        self.count += 1
+        return np.zeros(4, np.float32), 1.0, self.count == 3, False, {}
+
+    def render(self):
+        match self.kind:
+            case "grey floats":
+                return np.full((6, 8), self.count / 10)
+            case "with opacity":
+                return np.full((6, 8, 4), 25 * self.count, np.uint8)
+            case "growing":
+                return np.zeros((6 + 2 * self.count, 8, 3), np.uint8)
+        return None
+
+
+@pytest.fixture
+def painted():
+    """Registers the environment with the arguments that it is given."""
+    yield lambda **options: gymnasium.register("Painted-v0", Painted, kwargs=options)
+    gymnasium.registry.pop("Painted-v0")
+
+
+def filmed(runs, path, capsys):
+    flags = (f"--model={runs[0] / 'done/export'}", "--games=1", f"--video={path}")
+    return run(*flags, "--env=Painted-v0", capsys=capsys)
+
+
+@pytest.mark.parametrize("kind", ["grey floats", "with opacity"])
+def test_other_pictures_are_filmed(kind, runs, painted, tmp_path, capsys):
+    from imageio import v2 as imageio
+
+    painted(kind=kind)
+    status, _, err = filmed(runs, tmp_path / "a.gif", capsys)
+    assert status == 0, err
+    pictures = imageio.mimread(tmp_path / "a.gif", memtest=False)
+    greys = [picture[..., :3].mean() for picture in pictures]
+    np.testing.assert_allclose(greys, [0.0, 25.0, 50.0], atol=1.0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "status", "message"),
+    [
+        ("growing", 1, "picture changed from [6, 8, 3] to [8, 8, 3]; a film has one"),
+        ("none", 2, "cannot be drawn: render() returned None; a picture [height"),
+    ],
+)
+def test_what_cannot_be_filmed_is_one_line(
+    kind, status, message, runs, painted, tmp_path, capsys
+):
+    painted(kind=kind)
+    found, out, err = filmed(runs, tmp_path / "a.gif", capsys)
+    assert (found, out, os.listdir(tmp_path)) == (status, "", [])
+    assert len(err.splitlines()) == 1
+    assert message in err
+    assert "apt install" not in err
+
+
+@pytest.mark.parametrize(
+    ("fps", "expected"), [(12, 12), (7.5, 7.5), (None, 30), ("fast", 30), (0, 30)]
+)
+def test_speed_of_films(fps, expected, painted):
+    painted(kind="none", fps=fps)
+    environments = environment_of(configure(env="Painted-v0"))
+    assert environments.frames_per_second == expected
+    environments.close()
+
+
+@pytest.mark.parametrize(("env", "expected"), [("pong", 15), ("CartPole-v1", 50)])
+def test_speed_of_films_of_games(env, expected):
+    environments = environment_of(configure(env=env, env_threads=1))
+    assert environments.frames_per_second == expected
+    environments.close()
 
 
 def test_help_is_there_without_tensorflow():

@@ -55,18 +55,18 @@ def test_arrays_are_copies():
 @pytest.mark.parametrize(
     ("harm", "expected"),
     [
-        (lambda a, k: a.pop(k), "lacks {}"),
+        (lambda a, k: a.pop(k), "{} is missing"),
         (
             lambda a, k: a.update({"0099/more/kernel": np.zeros(1)}),
-            "has 0099/more/kernel, which the run does not",
+            "0099/more/kernel is nothing that the run has",
         ),
         (
             lambda a, k: a.update({k: a[k][:1]}),
-            "has {} as float32[1, 4] where the run has float32[2, 4]",
+            "{} is float32[1, 4] where the run has float32[2, 4]",
         ),
         (
             lambda a, k: a.update({k: a[k].astype(np.float64)}),
-            "has {} as float64[2, 4] where the run has float32[2, 4]",
+            "{} is float64[2, 4] where the run has float32[2, 4]",
         ),
     ],
 )

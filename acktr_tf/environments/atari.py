@@ -22,6 +22,7 @@ from acktr_tf.errors import UserError
 from acktr_tf.types import Array
 
 FRAME_SKIP = 4
+EMULATOR_FRAMES_PER_SECOND = 60
 FRAME_STACK = 4
 FRAME_SIZE = 84
 SCREEN_SIZE = (210, 160)  # Height and width of the console's picture.
@@ -234,6 +235,11 @@ class AtariEnvironment(VectorEnvironment):
         if self._picture is None:
             raise ValueError("Make the environment with `render=True` to render it.")
         return list(self._picture[:, 0])
+
+    @property
+    def frames_per_second(self) -> float:
+        """Pictures per second that show a game at the console's speed."""
+        return EMULATOR_FRAMES_PER_SECOND / FRAME_SKIP
 
     def close(self) -> None:
         """Stops the emulators' threads."""

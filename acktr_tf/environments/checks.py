@@ -8,7 +8,15 @@ import gymnasium
 import numpy as np
 import numpy.typing as npt
 
+from acktr_tf.environments.faults import describe
 from acktr_tf.errors import RunError
+
+LARGEST = 1e38
+"""Largest number in observations, rewards and returns, in absolute value.
+
+Networks and scales are float32, which ends at 3.4e38; a difference of two such numbers
+is still finite.
+"""
 
 
 @contextlib.contextmanager
@@ -16,10 +24,11 @@ def simulator_faults(name: str, step: int) -> Iterator[None]:
     """Turns an exception of the simulator into a `RunError` that says where."""
     try:
         yield
-    except Exception as error:
+    # An environment that ends the process is no end of the run.
+    except (Exception, SystemExit) as error:
         raise RunError(
             f"The simulator of {name} failed at step {step} of the vector: "
-            f"{type(error).__name__}: {' '.join(str(error).split())}"
+            f"{describe(error)}"
         ) from error
 
 
@@ -64,14 +73,25 @@ def check_step(
     _check_finite(name, step, "reward", reward)
 
 
+def check_returns(name: str, step: int, returns: npt.NDArray[np.floating[Any]]) -> None:
+    """Checks that the rewards of the episodes under way add up to finite sums `[B]`."""
+    _check_finite(name, step, "sum of rewards", returns)
+
+
 def _check_finite(
     name: str, step: int, what: str, values: npt.NDArray[np.floating[Any]]
 ) -> None:
-    finite = np.isfinite(values)
-    if finite.all():
+    if values.dtype.itemsize < 4:
+        within = np.isfinite(values)
+    else:
+        within = np.abs(values) <= LARGEST  # False for nan.
+    if within.all():
         return
-    environments = sorted({int(i) for i in np.argwhere(~finite)[:, 0]})
+    environments = sorted({int(i) for i in np.argwhere(~within)[:, 0]})
+    where = f"in environment(s) {', '.join(map(str, environments[:8]))}."
+    if not np.isfinite(values).all():
+        raise RunError(f"{name} returned a non-finite {what} at step {step}, {where}")
     raise RunError(
-        f"{name} returned a non-finite {what} at step {step}, in "
-        f"environment(s) {', '.join(map(str, environments[:8]))}."
+        f"{name} returned {values[~within][0]:g} as {what} at step {step}, beyond "
+        f"{LARGEST:g}, where float32 ends, {where}"
     )

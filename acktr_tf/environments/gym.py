@@ -1,11 +1,12 @@
 """Any Gymnasium environment, vectorised in one process or in many."""
 
+import contextlib
 import functools
 import os
 import re
 import warnings
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import gymnasium
@@ -14,6 +15,13 @@ import numpy.typing as npt
 from gymnasium import spaces
 
 from acktr_tf.config.setting import did_you_mean
+from acktr_tf.environments.checks import simulator_faults
+from acktr_tf.environments.faults import (
+    DrawingError,
+    PictureError,
+    SimulatorError,
+    describe,
+)
 from acktr_tf.environments.masks import MaskInInfo, MaskInObservation
 from acktr_tf.environments.pixels import (
     INSTALLATION_HINT,
@@ -21,7 +29,13 @@ from acktr_tf.environments.pixels import (
     PixelObservation,
     pixel_options,
 )
-from acktr_tf.environments.processes import DeferSignals, close_processes, start_method
+from acktr_tf.environments.processes import (
+    DeferSignals,
+    close_processes,
+    ended_process,
+    start_method,
+)
+from acktr_tf.environments.returns import FaultsInWords, with_checked_returns
 from acktr_tf.environments.vector import UNSEEDED, EpisodeSeeds, VectorEnvironment
 from acktr_tf.environments.wrapping import (
     find_wrappers,
@@ -87,7 +101,7 @@ class GymEnvironment(VectorEnvironment):
         if vectorization == "async":
             vector["context"] = start_method()
             wrapping.append(functools.partial(DeferSignals, starter=os.getpid()))
-        wrapping += [*find_wrappers(wrappers), without_text]
+        wrapping += [*find_wrappers(wrappers), without_text, with_checked_returns]
         if action_mask:
             wrapping.append(functools.partial(MaskInInfo, name=action_mask))
         if render or pixels:
@@ -99,6 +113,8 @@ class GymEnvironment(VectorEnvironment):
             wrapping.append(functools.partial(stack, stack_size=frame_stack))
         if action_mask:
             wrapping.append(functools.partial(MaskInObservation, name=action_mask))
+        if vectorization == "async":
+            wrapping.append(FaultsInWords)
         try:
             # An environment that cannot be rendered need not know the arguments.
             options: dict[str, Any] = {"render_mode": "rgb_array"} if render else {}
@@ -120,9 +136,9 @@ class GymEnvironment(VectorEnvironment):
         except UserError:
             raise
         # Anything can go wrong in the constructor of a user's own environment.
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise UserError(
-                f"The environment `{env_id}` cannot be made: {_one_line(error)}"
+                f"The environment `{env_id}` cannot be made: {describe(error)}"
             ) from error
         if vectorization == "async":
             # Python ends its processes at exit by a signal, which those put off.
@@ -156,39 +172,73 @@ class GymEnvironment(VectorEnvironment):
         """Draws once, before anything else is done.
 
         Raises:
-          UserError: It fails; the message says what to install.
+          UserError: It fails; where it cannot draw, the message says what to install.
         """
+        failed = f"The environment `{env_id}` cannot be"
         try:
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), self._process_faults():
                 # Each process warns; the error says it all.
                 warnings.simplefilter("ignore")
                 self._vector.reset()
                 self._vector.render()
-        # What fails, and how, differs by system, driver and simulator.
-        except Exception as error:
+        except PictureError as error:
+            raise UserError(f"{failed} drawn: {describe(error)}.") from error
+        except DrawingError as error:
             raise UserError(
-                f"The environment `{env_id}` cannot be drawn: {_one_line(error)}. "
-                f"{INSTALLATION_HINT}"
+                f"{failed} drawn: {describe(error)}. {INSTALLATION_HINT}"
             ) from error
+        # Anything can go wrong in a user's own environment.
+        except Exception as error:
+            raise UserError(f"{failed} reset: {describe(error)}.") from error
+
+    @contextlib.contextmanager
+    def _process_faults(self) -> Iterator[None]:
+        """Says of processes what became of them, in place of their tracebacks."""
+        if not isinstance(self._vector, gymnasium.vector.AsyncVectorEnv):
+            yield
+            return
+        level = gymnasium.logger.min_level
+        gymnasium.logger.min_level = gymnasium.logger.ERROR + 1
+        try:
+            yield
+        except (EOFError, OSError) as error:
+            raise SimulatorError(ended_process(self._vector)) from error
+        finally:
+            gymnasium.logger.min_level = level
 
     def _reset_some(self, mask: npt.NDArray[np.bool_], seeds: Array) -> Array:
         by_environment: list[int | None] = [None] * self.num_envs
         for i, seed in zip(np.flatnonzero(mask), seeds, strict=True):
             by_environment[i] = None if seed == UNSEEDED else int(seed)
-        observation, _ = self._vector.reset(
-            seed=by_environment, options={"reset_mask": mask}
-        )
+        with self._process_faults():
+            observation, _ = self._vector.reset(
+                seed=by_environment, options={"reset_mask": mask}
+            )
         return self.observations.encode(observation)
 
     def _step_all(self, actions: Array) -> tuple[Array, Array, Array, Array]:
-        observation, reward, terminated, truncated, _ = self._vector.step(
-            in_structure(self.action_space, actions)
-        )
+        with self._process_faults():
+            observation, reward, terminated, truncated, _ = self._vector.step(
+                in_structure(self.action_space, actions)
+            )
         return self.observations.encode(observation), reward, terminated, truncated
 
     def render(self) -> list[Array]:
-        """Returns the current picture of every environment, `[H, W, 3]` uint8 each."""
-        return list(self._vector.render())
+        """Returns the current picture of every environment, `[H, W, 3]` uint8 each.
+
+        Raises:
+          RunError: An environment failed, or drew something that is no picture.
+        """
+        with simulator_faults(self.name, self._steps), self._process_faults():
+            return list(self._vector.render())
+
+    @property
+    def frames_per_second(self) -> float:
+        """Pictures per second that the environment asks for; 30 if it does not."""
+        rate = self._vector.metadata.get("render_fps")
+        if isinstance(rate, int | float) and 0 < rate < float("inf"):
+            return float(rate)
+        return super().frames_per_second
 
     def close(self) -> None:
         """Closes the environments, and warns of those that fail to.
@@ -203,14 +253,9 @@ class GymEnvironment(VectorEnvironment):
         # Anything can go wrong in a user's own environment.
         except Exception as error:
             warnings.warn(
-                f"An environment failed while it was closed: {_one_line(error)}",
+                f"An environment failed while it was closed: {describe(error)}",
                 stacklevel=2,
             )
-
-
-def _one_line(error: Exception) -> str:
-    """Returns an error as one line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def _offered_ids() -> list[str]:

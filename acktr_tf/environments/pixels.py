@@ -13,6 +13,8 @@ import numpy as np
 from gymnasium.envs.mujoco import MujocoEnv
 from PIL import Image
 
+from acktr_tf.environments.faults import DrawingError, describe
+from acktr_tf.environments.pictures import to_picture
 from acktr_tf.types import Array
 
 INSTALLATION_HINT = (
@@ -43,10 +45,20 @@ class OffscreenRendering(gymnasium.Wrapper[Any, Any, Any, Any]):
         self._prepared = False
 
     def render(self) -> Any:
-        """Returns the picture `[H, W, 3]` uint8 of the environment."""
-        if not self._prepared:
-            self._prepare()
-        return self.env.render()
+        """Returns the picture `[H, W, 3]` uint8 of the environment.
+
+        Raises:
+          DrawingError: The environment cannot be drawn.
+          PictureError: It drew something that is no picture.
+        """
+        try:
+            if not self._prepared:
+                self._prepare()
+            rendered = self.env.render()
+        # The kind of failure differs by system and driver.
+        except (Exception, SystemExit) as error:
+            raise DrawingError(describe(error)) from error
+        return to_picture(rendered)
 
     def _prepare(self) -> None:
         self._prepared = True
@@ -72,9 +84,9 @@ class OffscreenRendering(gymnasium.Wrapper[Any, Any, Any, Any]):
                 return
             # The kind of failure differs by system and driver.
             except Exception as error:
-                faults.append(f"{backend}: {type(error).__name__}: {error}")
+                faults.append(f"{backend}: {describe(error)}")
         del os.environ[_BACKEND_VARIABLE]
-        raise RuntimeError("; ".join(faults))
+        raise DrawingError("; ".join(faults))
 
 
 class PixelObservation(gymnasium.ObservationWrapper[Any, Any, Any]):

@@ -14,6 +14,9 @@ import gymnasium
 CLOSING_SECONDS = 10.0
 """Time that an environment has to close before its process is killed."""
 
+ENDING_SECONDS = 0.2
+"""Time in which a process that has closed its pipe is seen to have ended."""
+
 STOPPING_SECONDS = 60
 """Time that a process goes on after a SIGTERM, so that the run can save and close."""
 
@@ -81,6 +84,24 @@ def close_processes(vector: Any) -> None:
             process.kill()
             process.join()
     vector.closed = True
+
+
+def ended_process(vector: Any) -> str:
+    """Returns what became of an environment's process that no longer answers.
+
+    Args:
+      vector: A `gymnasium.vector.AsyncVectorEnv`.
+    """
+    for number, process in enumerate(vector.processes):
+        process.join(ENDING_SECONDS)
+        if process.exitcode is None:
+            continue
+        if process.exitcode < 0:
+            how = f"killed by {signal.Signals(-process.exitcode).name}"
+        else:
+            how = f"exit status {process.exitcode}"
+        return f"the process of environment {number} has ended ({how})"
+    return "the process of an environment does not answer any more"
 
 
 def _read_until_end(pipe: Connection, deadline: float) -> None:

@@ -15,7 +15,8 @@ import numpy.typing as npt
 
 from acktr_tf.environments import checks
 from acktr_tf.environments.replay import ActionHistory, Replay
-from acktr_tf.spaces.observations import Observations
+from acktr_tf.spaces.observations import Observations, Part
+from acktr_tf.states import StateError, checked_array, checked_number
 from acktr_tf.types import Array, Episode, Step
 
 EpisodeSeeds = Callable[[int, int], int]
@@ -131,7 +132,16 @@ class VectorEnvironment(abc.ABC):
 
     @abc.abstractmethod
     def render(self) -> list[Array]:
-        """Returns the current picture of every environment, `[H, W, 3]` uint8 each."""
+        """Returns the current picture of every environment, `[H, W, 3]` uint8 each.
+
+        Raises:
+          RunError: The simulator failed, or drew something that is no picture.
+        """
+
+    @property
+    def frames_per_second(self) -> float:
+        """Pictures per second that show a game at its own speed."""
+        return 30.0
 
     @abc.abstractmethod
     def close(self) -> None:
@@ -152,7 +162,8 @@ class VectorEnvironment(abc.ABC):
 
         Raises:
           RunError: The simulator died, or returned something that is not a finite
-            observation and reward of the announced shape and type.
+            observation and reward of the announced shape and type, or rewards that add
+            up to more than float32 holds.
         """
         with checks.simulator_faults(self.name, self._steps):
             observation, reward, terminated, truncated = self._step_all(actions)
@@ -166,6 +177,7 @@ class VectorEnvironment(abc.ABC):
         )
         self._steps += 1
         self._returns += reward
+        checks.check_returns(self.name, self._steps - 1, self._returns)
         self._lengths += 1
         self._history.record(actions)
         cut = self._stagger_cut() & ~(terminated | truncated)
@@ -261,8 +273,10 @@ class VectorEnvironment(abc.ABC):
           simulator did not repeat itself: they start a new episode.
 
         Raises:
+          StateError: The state is not one of such environments. Nothing was changed.
           RunError: The simulator failed.
         """
+        self._check_state(state)
         replay = Replay(state["actions"], state["steps_since_seed"])
         seeded_episode = state["seeded_episode"]
         self._steps = int(state["steps"])
@@ -289,6 +303,33 @@ class VectorEnvironment(abc.ABC):
             observation = self._reset_where(differs, seeded=True)
         self._observation = observation
         return observation, [int(i) for i in np.flatnonzero(differs)]
+
+    def _check_state(self, state: Mapping[str, Array]) -> None:
+        """Raises a `StateError` unless `state` is one of such environments."""
+        count, space = (self.num_envs,), self.observations.encoded_space
+        longest = checked_number(state, "steps", "i", 0)
+        for name in ("steps_since_seed", "lengths"):
+            checked_array(state, name, "i", count, 0, longest)
+        for name in ("seeded_episode", "episode_index"):
+            checked_array(state, name, "i", count, 0)
+        checked_array(state, "returns", "f", count)
+        kind = space.dtype.kind
+        checked_array(state, "observation", kind, (*count, *space.shape))
+        recorded = int(state["steps_since_seed"].sum())
+        if not recorded:
+            return
+        shape = self.action_space.shape or ()
+        kind = np.dtype(self.action_space.dtype).kind
+        actions = checked_array(state, "actions", kind, (None, *shape))
+        if len(actions) != recorded:
+            raise StateError(
+                f"actions has {len(actions)} rows where steps_since_seed has {recorded}"
+            )
+        categories = Part("actions", (), self.action_space).categories
+        columns = actions.reshape(recorded, -1).T[: len(categories)]
+        for column, (n, start) in zip(columns, categories, strict=True):
+            if ((column < start) | (column >= start + n)).any():
+                raise StateError("actions has one that is not of the action space")
 
     def _replay_step(self, actions: Array) -> Array:
         """Steps every environment as `step` did, and returns the observation."""

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
 VIDEO_SUFFIXES = (".mp4", ".gif")
 
-_ATARI_FRAMES_PER_SECOND = 60
-
 
 def check_video(path: Path) -> None:
     """Raises a `UserError` unless a video can be written to `path`."""
@@ -41,32 +39,41 @@ def check_video(path: Path) -> None:
 
 @contextlib.contextmanager
 def filming(
-    environments: "VectorEnvironment", env: str, path: Path
+    environments: "VectorEnvironment", path: Path
 ) -> Iterator[Callable[[], None]]:
     """Films the first of some environments.
 
     Args:
       environments: Made with `render`.
-      env: Name of their environment.
       path: The file, which is there only if the body ends well.
 
     Yields:
       A function that adds the current picture to the film.
 
     Raises:
-      RunError: The file cannot be written.
+      RunError: The file cannot be written, or the pictures change their size.
     """
     from imageio import v2 as imageio
 
-    rate = frames_per_second(env)
+    rate = environments.frames_per_second
     if path.suffix.lower() == ".gif":
         options: dict[str, Any] = {"duration": 1000 / rate, "loop": 0}
     else:
         # Pictures of even height and width are kept as they are.
         options = {"fps": rate, "macro_block_size": 2}
 
+    size: tuple[int, ...] | None = None
+
     def watch() -> None:
-        writer.append_data(environments.render()[0])
+        nonlocal size
+        picture = environments.render()[0]
+        size = size or picture.shape
+        if picture.shape != size:
+            raise RunError(
+                f"Cannot film {environments.name}: its picture changed from "
+                f"{list(size)} to {list(picture.shape)}; a film has one size."
+            )
+        writer.append_data(picture)
 
     try:
         writer: Any
@@ -77,17 +84,3 @@ def filming(
             yield watch
     except OSError as error:
         raise RunError(f"Cannot film to {path}: {reason(error)}.") from error
-
-
-def frames_per_second(env: str) -> float:
-    """Returns the pictures per second that show a game of `env` at its own speed."""
-    import gymnasium
-
-    from acktr_tf.environments.atari import FRAME_SKIP, find_game
-
-    if find_game(env):
-        return _ATARI_FRAMES_PER_SECOND / FRAME_SKIP
-    single = gymnasium.make(env)
-    rate = float(single.metadata.get("render_fps", 30))
-    single.close()
-    return rate
