@@ -14,6 +14,7 @@ from absl.flags import FlagValues
 from acktr_tf.backend import load_tensorflow
 from acktr_tf.cli.command import run_command
 from acktr_tf.cli.flags import define
+from acktr_tf.cli.streams import tell
 from acktr_tf.config.setting import Settings, group, setting
 from acktr_tf.errors import UserError
 from acktr_tf.evaluate import ScoringSettings, play
@@ -106,7 +107,7 @@ def export(values: FlagValues) -> int:
         model_card.write_card(target, model, policy, training, scores, values.seed)
 
     saved_model.replace_export(model, write)
-    print(f"{path} is exported to {model}")
+    tell(f"{path} is exported to {model}")
     return 0
 
 

@@ -15,6 +15,7 @@ from absl.flags import FlagValues
 from acktr_tf.backend import load_tensorflow
 from acktr_tf.cli.command import run_command
 from acktr_tf.cli.flags import define_settings, read_config
+from acktr_tf.cli.streams import tell
 from acktr_tf.config import Config, entries
 from acktr_tf.config.setting import show
 
@@ -34,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def train(values: FlagValues) -> int:
         config = with_run_dir(read_config(values))
-        print(effective_settings(config), flush=True)
+        tell(effective_settings(config))
         load_tensorflow()
         # Imports TensorFlow, so only here: --help and a wrong flag answer at once.
         from acktr_tf.training.loop import train as run

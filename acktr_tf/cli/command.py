@@ -2,16 +2,14 @@
 
 import contextlib
 import dataclasses
+import errno
 import itertools
-import os
-import select
 import shutil
 import sys
 import textwrap
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TextIO
 
 from absl.flags import FlagValues
 
@@ -24,6 +22,7 @@ from acktr_tf.cli.flags import (
     parse,
     setting_flags,
 )
+from acktr_tf.cli.streams import check_streams, say, silence_unread, tell
 from acktr_tf.config.algorithms import ALGORITHMS
 from acktr_tf.config.setting import Settings, setting
 from acktr_tf.errors import RunError, UserError
@@ -71,19 +70,20 @@ def run_command(
 
     Returns:
       The exit status: that of `main`, 0 after `--help`, 2 for a `UserError`, 1 for a
-      `RunError` or if memory runs out, 130 if interrupted, 141 if the output is read
-      no further.
+      `RunError`, a standard stream that cannot be written, or if memory runs out, 130
+      if interrupted, 141 if the output is read no further.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     verbose = "--verbosity=1" in arguments
+    wants_help = any(argument in _HELP for argument in arguments)
     try:
+        check_streams()
         values = FlagValues()  # type: ignore[no-untyped-call]
-        wants_help = any(argument in _HELP for argument in arguments)
         expanded = _expand(arguments, lenient=wants_help)
         define_flags(values, expanded)
         define(values, CommandSettings().entries())
         if wants_help:
-            print(help_text(program, summary, values, expanded), flush=True)
+            tell(help_text(program, summary, values, expanded))
             return 0
         parse(values, expanded)
         verbose = values.verbosity == 1
@@ -92,28 +92,31 @@ def run_command(
     except (UserError, RunError) as error:
         if verbose:
             traceback.print_exc()
-        print(f"{program}: {' '.join(str(error).splitlines())}", file=sys.stderr)
+        say(f"{program}: {' '.join(str(error).splitlines())}")
         return error.exit_status
     except KeyboardInterrupt:
-        print(f"{program}: interrupted", file=sys.stderr)
+        say(f"{program}: interrupted")
         return INTERRUPTED
     except BrokenPipeError:
-        unread = [stream for stream in (sys.stdout, sys.stderr) if _unread(stream)]
+        unread = silence_unread()
         if not unread:
             raise  # A pipe to something else: that is no way to end.
-        # The reader, such as `head`, has seen enough. Nothing is left to flush to.
-        for stream in unread:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        # A reader of the help, such as `head`, has seen enough.
+        if not wants_help:
+            say(f"{program}: {' and '.join(unread)} is read no further.")
         return BROKEN_PIPE
     except Exception as error:
+        # In whatever flag it was given.
+        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+            say(f"{program}: {error.filename}: the name is too long for a file.")
+            return UserError.exit_status
         if not is_out_of_memory(error):
             raise
         if verbose:
             traceback.print_exc()
-        print(
+        say(
             f"{program}: the memory of the machine, or what this process may have of "
-            "it, ran out",
-            file=sys.stderr,
+            "it, ran out"
         )
         return RunError.exit_status
 
@@ -125,17 +128,6 @@ def _expand(arguments: Sequence[str], *, lenient: bool) -> list[Argument]:
         for argument in expand(arguments):
             expanded.append(argument)
     return expanded
-
-
-def _unread(stream: TextIO) -> bool:
-    """Returns whether it is a pipe that nobody reads any more."""
-    try:
-        descriptor = stream.fileno()
-    except (OSError, ValueError):
-        return False
-    poll = select.poll()
-    poll.register(descriptor, select.POLLOUT)
-    return any(found & (select.POLLERR | select.POLLHUP) for _, found in poll.poll(0))
 
 
 def help_text(

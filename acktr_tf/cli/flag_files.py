@@ -107,9 +107,13 @@ def expand(arguments: Sequence[str]) -> Iterator[Argument]:
       Arguments in order, so that a later one wins over an earlier.
 
     Raises:
-      UserError: A flag file is missing, cannot be read, includes itself, or has a line
-        that is not a flag.
+      UserError: An argument is not text in UTF-8; or a flag file is missing, cannot be
+        read, includes itself, or has a line that is not a flag.
     """
+    for text in arguments:
+        # Python stands bytes that are not UTF-8 in for by halves of surrogate pairs.
+        if re.search("[\\ud800-\\udfff]", text):
+            raise UserError(f"Arguments must be text in UTF-8. Received: {text!a}")
     remaining = iter(arguments)
     for text in remaining:
         if flag_name(text) != "flagfile":
@@ -150,7 +154,7 @@ def _read(path: Path, including: tuple[Path, ...]) -> Iterator[Argument]:
 def _lines(path: Path) -> list[str]:
     try:
         # Editors on Windows put a byte order mark first.
-        return path.read_text(encoding="utf-8-sig").split("\n")
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         number = error.object[: error.start].count(b"\n") + 1
         raise UserError(
@@ -161,6 +165,13 @@ def _lines(path: Path) -> list[str]:
         raise UserError(
             f"Flag file {path} cannot be read: {error.strerror}."
         ) from error
+    for number, line in enumerate(lines, start=1):
+        if "\0" in line:
+            raise UserError(
+                f"Flag file {path} must be text in UTF-8. Received: the byte 0x00 in "
+                f"line {number}."
+            )
+    return lines
 
 
 def _check_line(text: str, origin: str) -> None:

@@ -1,13 +1,16 @@
 """Progress of a run on a terminal, or in the lines of a log."""
 
+import contextlib
 import math
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, TextIO
 
 from tqdm import tqdm
+
+from acktr_tf.runs.files import reason
 
 KL_BOUNDS = ("target_kl", "max_kl", "kl_radius")
 """Scalars that the exact KL is shown beside: the first one that the run has."""
@@ -20,6 +23,9 @@ class ProgressBar:
       total_steps: Agent steps of the whole run, in whole updates.
       step: Agent steps done before, by the run that is continued.
       enabled: Whether to show anything but the lines given to `write`.
+
+    Attributes:
+      fault: Why stderr could not be written, in a sentence, or empty.
     """
 
     _PLAIN_PERIOD = 10.0  # seconds between two plain lines
@@ -28,6 +34,7 @@ class ProgressBar:
     def __init__(self, total_steps: int, step: int, enabled: bool) -> None:
         self._total_steps = total_steps
         self._first_step = self._step = step
+        self.fault = ""
         self._values: dict[str, float] = {}
         self._started = time.monotonic()
         self._next_line = self._started
@@ -61,25 +68,38 @@ class ProgressBar:
         self._step = step
         self._values.update(values)
         if self._bar is not None:
-            self._bar.set_postfix_str(self._scores(), refresh=False)
-            self._bar.update(step - self._bar.n)
+            with self._noted_faults():
+                self._bar.set_postfix_str(self._scores(), refresh=False)
+                self._bar.update(step - self._bar.n)
         elif self._plain and time.monotonic() >= self._next_line:
             self._print_line()
 
     def write(self, line: str) -> None:
         """Prints a line on stderr, above the bar if there is one."""
-        if self._bar is not None:
-            self._bar.write(line, file=sys.stderr)
-        else:
-            print(line, file=sys.stderr, flush=True)
+        with self._noted_faults():
+            if self._bar is not None:
+                self._bar.write(line, file=sys.stderr)
+            else:
+                print(line, file=sys.stderr, flush=True)
 
     def close(self) -> None:
         """Leaves the last state on the screen; safe to call twice."""
         if self._bar is not None:
-            self._bar.close()
+            with self._noted_faults():
+                self._bar.close()
         elif self._plain and self._step > self._first_step:
             self._print_line()
         self._bar, self._plain = None, False
+
+    @contextlib.contextmanager
+    def _noted_faults(self) -> Iterator[None]:
+        """Keeps a stream that cannot be written from stopping an update halfway."""
+        try:
+            yield
+        # ValueError: the stream is closed.
+        except (OSError, ValueError) as error:
+            why = reason(error) if isinstance(error, OSError) else str(error)
+            self.fault = self.fault or f"Standard error cannot be written: {why}"
 
     def _print_line(self) -> None:
         now = time.monotonic()

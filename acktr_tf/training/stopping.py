@@ -1,5 +1,6 @@
 """Stopping on request: a signal lets the update end, a second one does not wait."""
 
+import contextlib
 import signal
 import sys
 from types import FrameType, TracebackType
@@ -43,9 +44,12 @@ class StopRequest:
         if self.signal is not None:
             raise KeyboardInterrupt
         self.signal = signal.Signals(number)
-        print(
-            f"\n{self.signal.name}: finishing the update, then saving. "
-            "Once more stops at once.",
-            file=sys.stderr,
-            flush=True,
-        )
+        # What is said here must not stop the run in a way of its own: standard error
+        # may be closed, full, or just being written.
+        with contextlib.suppress(OSError, RuntimeError, ValueError):
+            print(
+                f"\n{self.signal.name}: finishing the update, then saving. "
+                "Once more stops at once.",
+                file=sys.stderr,
+                flush=True,
+            )
