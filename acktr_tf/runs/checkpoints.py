@@ -9,6 +9,7 @@ transpose bit for bit, format 3 holds the lower triangle; format 2 holds all of 
 
 import contextlib
 import json
+import os
 import re
 import shutil
 import zipfile
@@ -31,6 +32,30 @@ READABLE_FORMATS = (2, FORMAT)
 _ARRAYS = "arrays.npz"
 _MANIFEST = "manifest.json"
 _NAME = re.compile(r"\d{12,}")
+_KINDS = "biufcSU"
+
+DAMAGED = "damaged-"
+"""Start of the names of damaged checkpoints that were set aside."""
+
+
+class DamagedCheckpointError(UserError):
+    """A checkpoint that a run cannot continue from.
+
+    Args:
+      path: The checkpoint.
+      fault: What is wrong with it.
+    """
+
+    def __init__(self, path: Path, fault: str) -> None:
+        self.path, self.fault = path, fault
+        earlier: list[Path] = []
+        with contextlib.suppress(OSError):
+            earlier = [p for p in _complete(path.parent) if _step(p) < _step(path)]
+        if earlier:
+            remedy = f"Delete {path} to continue from the one before, {earlier[-1]}."
+        else:
+            remedy = "No earlier one is left: start a new run in another `--run_dir`."
+        super().__init__(f"The checkpoint {path} is damaged: {fault}. {remedy}")
 
 
 class Checkpoint(NamedTuple):
@@ -70,7 +95,7 @@ def save(directory: Path, checkpoint: Checkpoint, keep: int) -> Path:
             f"Received: keep={keep}, step={checkpoint.step}"
         )
     for name, array in checkpoint.arrays.items():
-        if array.dtype.kind not in "biufcSU":
+        if array.dtype.kind not in _KINDS:
             raise TypeError(
                 "Arrays must be of numbers, truth values or text. "
                 f"Received: {name} of dtype {array.dtype}"
@@ -98,16 +123,43 @@ def latest(directory: Path) -> Path | None:
     Raises:
       UserError: `directory` cannot be read.
     """
+    checkpoints = complete(directory)
+    return checkpoints[-1] if checkpoints else None
+
+
+def complete(directory: Path) -> list[Path]:
+    """Lists the checkpoints in `directory` that were written to their end, in order.
+
+    Raises:
+      UserError: `directory` cannot be read.
+    """
     try:
-        checkpoints = _complete(directory)
+        return _complete(directory)
     except FileNotFoundError:
-        return None
+        return []
     except OSError as error:
         raise UserError(
             f"{directory} must be a directory of checkpoints that can be read. "
             f"Received: {reason(error)}"
         ) from error
-    return checkpoints[-1] if checkpoints else None
+
+
+def set_aside(path: Path) -> str:
+    """Gives a damaged checkpoint a name under which it is no checkpoint any more.
+
+    Returns:
+      Its name; the old one if it cannot be renamed.
+    """
+    name = f"{DAMAGED}{path.name.removeprefix(REPLACED)}"
+    target, number = path.with_name(name), 1
+    while target.exists():
+        number += 1
+        target = path.with_name(f"{name}-{number}")
+    try:
+        os.rename(path, target)
+    except OSError:
+        return path.name
+    return target.name
 
 
 def load(path: Path) -> Checkpoint:
@@ -117,32 +169,48 @@ def load(path: Path) -> Checkpoint:
       path: A directory that `latest` or `save` returned.
 
     Raises:
-      UserError: A file is missing, cut off, changed or of another format. The message
-        names it and says how to go on.
+      DamagedCheckpointError: A file is missing, cut off, changed, or not of the form
+        that `save` writes. The message names it and says how to go on.
+      UserError: It is of another format.
     """
     try:
         manifest = _read_manifest(path)
         files.check_manifest(path, manifest["files"])
+        arrays = _read_arrays(path, frozenset(manifest.get("symmetric", ())))
+    except DamagedFileError as error:
+        raise DamagedCheckpointError(path, str(error)) from error
+    except FileNotFoundError as error:
+        fault = f"{error.filename} is missing"
+        raise DamagedCheckpointError(path, fault) from error
+    except OSError as error:
+        fault = f"{error.filename or path} cannot be read: {reason(error)}"
+        raise DamagedCheckpointError(path, fault) from error
+    return Checkpoint(manifest["step"], arrays)
+
+
+def _read_arrays(path: Path, symmetric: frozenset[str]) -> dict[str, Array]:
+    """Reads all arrays; of those in `symmetric` the lower triangles are stored."""
+    try:
         with np.load(path / _ARRAYS, allow_pickle=False) as archive:
-            symmetric = set(manifest.get("symmetric", ()))
             arrays = {
                 name: symmetric_matrix(archive[name])
                 if name in symmetric
                 else archive[name]
                 for name in archive.files
             }
-    except DamagedFileError as error:
-        raise _damaged(path, str(error)) from error
-    except FileNotFoundError as error:
-        raise _damaged(path, f"{error.filename} is missing") from error
-    except OSError as error:
-        fault = f"{error.filename or path} cannot be read: {reason(error)}"
-        raise _damaged(path, fault) from error
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        # Only a file that was already wrong when its manifest was made gets here.
-        fault = " ".join(str(error).split())
-        raise _damaged(path, f"its contents cannot be read: {fault}") from error
-    return Checkpoint(manifest["step"], arrays)
+    except OSError:
+        raise
+    # Only a file that was already wrong when its manifest was made gets here, of which
+    # anything may be wrong.
+    except Exception as error:
+        fault = " ".join(str(error).split()) or type(error).__name__
+        raise DamagedFileError(f"its contents cannot be read: {fault}") from error
+    for name, array in arrays.items():
+        if not isinstance(array, np.ndarray) or array.dtype.kind not in _KINDS:
+            raise DamagedFileError(
+                f"its entry {name} is not an array of numbers or text"
+            )
+    return arrays
 
 
 def _write(directory: Path, checkpoint: Checkpoint) -> None:
@@ -194,10 +262,10 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     file = path / _MANIFEST
     try:
         manifest = json.loads(file.read_bytes())
-    except ValueError as error:
-        raise _damaged(path, f"{file} must be JSON, but {error}") from error
-    if not isinstance(manifest, dict) or "format" not in manifest:
-        raise _damaged(path, f"{file} must be a checkpoint's manifest and is not")
+    except (ValueError, RecursionError) as error:
+        raise DamagedFileError(f"{file} must be JSON, but {error}") from error
+    if not isinstance(manifest, dict) or type(manifest.get("format")) is not int:
+        raise DamagedFileError(f"{file} must be a checkpoint's manifest and is not")
     if manifest["format"] not in READABLE_FORMATS:
         raise UserError(
             f"{file} is of format {manifest['format']!r}, written by acktr_tf "
@@ -206,27 +274,22 @@ def _read_manifest(path: Path) -> dict[str, Any]:
             f"{' and '.join(map(str, READABLE_FORMATS))}. Continue the run with the "
             "version that wrote it, or start a new run in another `--run_dir`."
         )
-    described = manifest.get("files")
+    step, described = manifest.get("step"), manifest.get("files")
     if (
-        not isinstance(manifest.get("step"), int)
+        type(step) is not int
         or not isinstance(described, dict)
         or _ARRAYS not in described
     ):
-        raise _damaged(path, f"{file} lacks the step or the description of {_ARRAYS}")
-    if manifest["format"] == FORMAT and not isinstance(manifest.get("symmetric"), list):
-        raise _damaged(path, f"{file} lacks the names of the symmetric arrays")
+        raise DamagedFileError(f"{file} lacks the step or the description of {_ARRAYS}")
+    symmetric = manifest.get("symmetric", None if manifest["format"] == FORMAT else [])
+    if not isinstance(symmetric, list) or not all(
+        isinstance(name, str) for name in symmetric
+    ):
+        raise DamagedFileError(f"{file} lacks the names of the symmetric arrays")
+    name = path.name.removeprefix(REPLACED)
+    if step < 0 or (_NAME.fullmatch(name) and int(name) != step):
+        raise DamagedFileError(f"{file} is of step {step}, and its directory of {name}")
     return manifest
-
-
-def _damaged(path: Path, fault: str) -> UserError:
-    earlier: list[Path] = []
-    with contextlib.suppress(OSError):
-        earlier = [p for p in _complete(path.parent) if _step(p) < _step(path)]
-    if earlier:
-        remedy = f"Delete {path} to continue from the one before, {earlier[-1]}."
-    else:
-        remedy = "No earlier one is left: start a new run in another `--run_dir`."
-    return UserError(f"The checkpoint {path} is damaged: {fault}. {remedy}")
 
 
 def _step(path: Path) -> int:

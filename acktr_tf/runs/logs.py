@@ -5,6 +5,7 @@ import csv
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from acktr_tf.config.config import Config
 from acktr_tf.errors import RunError, UserError
 from acktr_tf.runs.files import AppendOnlyFile, reason
 from acktr_tf.runs.tensorboard import EventWriter
-from acktr_tf.states import State
+from acktr_tf.states import State, checked_array, checked_number
 from acktr_tf.types import Array, Episode, Scalar
 
 EPISODES_FILE = "episodes.csv"
@@ -22,6 +23,36 @@ TENSORBOARD_DIRECTORY = "tensorboard"
 EPISODE_COLUMNS = ("step", "episode_return", "episode_length", "seconds")
 
 _STEP, _COLUMNS = "step", "columns"
+
+
+class LogState(NamedTuple):
+    """Where a log stood at a checkpoint.
+
+    Attributes:
+      step: The last step logged.
+      columns: Columns of `progress.csv`.
+      lengths: Bytes of each CSV file, by its name.
+    """
+
+    step: int
+    columns: list[str]
+    lengths: dict[str, int]
+
+
+def read_state(state: State) -> LogState:
+    """Reads what `RunLog.state` returned.
+
+    Raises:
+      StateError: It is not the state of a log.
+    """
+    return LogState(
+        int(checked_number(state, _STEP, "i", 0)),
+        [str(name) for name in checked_array(state, _COLUMNS, "U", (None,))],
+        {
+            name: int(checked_number(state, name, "i", 1))
+            for name in (EPISODES_FILE, PROGRESS_FILE)
+        },
+    )
 
 
 class RunLog:
@@ -46,8 +77,8 @@ class RunLog:
 
     Raises:
       UserError: A new run finds a log. A continued run finds that a CSV file is
-        missing, shorter than at the checkpoint, or not the file that was written then.
-        Nothing has been changed then.
+        missing, shorter than at the checkpoint, or not the file that was written then,
+        or the state is not one of a log. Nothing has been changed then.
       RunError: A file cannot be written.
       ValueError: Two scalars have the same tag.
     """
@@ -61,17 +92,14 @@ class RunLog:
     ) -> None:
         _check_tags(scalars)
         self._scalars = scalars
-        if state is None:
-            self._columns = ["step", *scalars]
-            self._step = 0
-        else:
-            self._columns = [str(name) for name in state[_COLUMNS]]
-            self._step = int(state[_STEP])
+        start = LogState(0, ["step", *scalars], {EPISODES_FILE: 0, PROGRESS_FILE: 0})
+        self._step, self._columns, lengths = (
+            start if state is None else read_state(state)
+        )
         headers = {
             EPISODES_FILE: _line(EPISODE_COLUMNS),
             PROGRESS_FILE: _line(self._columns),
         }
-        lengths = {name: int(state[name]) if state else 0 for name in headers}
         directory = run_dir / TENSORBOARD_DIRECTORY
         try:
             directory.mkdir(parents=True, exist_ok=True)

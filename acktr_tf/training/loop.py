@@ -25,11 +25,18 @@ from acktr_tf.runs.directory import BEST, CHECKPOINTS, EXPORT
 from acktr_tf.runs.logs import RunLog
 from acktr_tf.runs.progress_bar import ProgressBar
 from acktr_tf.runs.scalars import TRAINING_SCALARS
-from acktr_tf.states import Stateful, load_states, states, with_prefix
+from acktr_tf.states import Stateful, states
 from acktr_tf.training.collector import Collector
 from acktr_tf.training.memory import check_memory
 from acktr_tf.training.normalization import RunningNormalization
 from acktr_tf.training.progress import Best, Progress, Stopwatch, resident_memory
+from acktr_tf.training.restoring import (
+    ENVIRONMENTS,
+    LOG,
+    PROGRESS,
+    Restored,
+    restore,
+)
 from acktr_tf.training.scoring import EndlessGameError, score_policy
 from acktr_tf.training.stopping import StopRequest
 from acktr_tf.types import Scalar
@@ -49,10 +56,10 @@ def train(config: Config, command: Sequence[str]) -> int:
 
     Raises:
       UserError: The run directory holds something else, was started with other
-        settings, or its checkpoint is damaged; the environment is unknown; or the run
-        takes more memory than is available.
-      RunError: The simulator, the disk, the memory or the numbers failed. The last
-        checkpoint is whole.
+        settings, or all of its checkpoints are damaged; the environment is unknown; or
+        the run takes more memory than is available.
+      RunError: The simulator, the disk, the memory or the numbers failed, or standard
+        error cannot be written. The last checkpoint is whole.
     """
     if config.run.run_dir is None:
         raise UserError("`run_dir` must be given. Received: run_dir=auto")
@@ -131,12 +138,21 @@ def _loop(run: "_Run") -> int:
                 f"--run_dir={run.directory} continues."
             )
             return run.stop.exit_status
+        if run.bar.fault:
+            run.save()
+            raise RunError(
+                f"{run.bar.fault}. The run is saved at step {progress.step}: the same "
+                f"command with --run_dir={run.directory} continues."
+            )
         if time.monotonic() - saved >= config.run.checkpoint_seconds:
             run.save()
             saved = time.monotonic()
     run.save()
     _export(run, run.directory / EXPORT, progress.episode_scalars())
-    run.bar.write(f"Complete: the policy is in {run.directory / EXPORT}.")
+    complete = f"Complete: the policy is in {run.directory / EXPORT}."
+    run.bar.write(complete)
+    if run.bar.fault:
+        raise RunError(f"{run.bar.fault}. {complete}")
     return 0
 
 
@@ -254,7 +270,7 @@ class _Run:
         stop: StopRequest,
         notes: Sequence[str],
     ) -> "_Run":
-        """Starts a run, or continues it from its newest checkpoint.
+        """Starts a run, or continues it from its newest checkpoint that is whole.
 
         Args:
           config: The settings.
@@ -273,19 +289,13 @@ class _Run:
         progress = Progress(config.batch_size)
         messages = _describe(config, directory, environments, learner.policy)
         messages += notes
-        path = checkpoints.latest(directory / CHECKPOINTS)
-        log_state = None
-        if path is None:
-            observation = environments.reset()
+        parts = _parts(learner, normalization, progress)
+        restored = restore(directory / CHECKPOINTS, parts, progress, environments)
+        if restored is None:
+            observation, log_state = environments.reset(), None
         else:
-            saved = checkpoints.load(path)
-            parts = _parts(learner, normalization, progress)
-            load_states(parts, saved.arrays)
-            log_state = with_prefix("log", saved.arrays)
-            observation, restarted = environments.load_state(
-                with_prefix("environments", saved.arrays)
-            )
-            messages += _describe_continued(saved.step, restarted, environments)
+            observation, log_state = restored.observation, restored.log
+            messages += _describe_continued(restored, environments)
         stopwatch = Stopwatch(["acting", "environments", *learner.phases])
         log = RunLog(directory, config, all_scalars(learner), log_state)
         bar = ProgressBar(
@@ -316,14 +326,14 @@ class _Run:
             log,
             bar,
         )
-        if path is None:
+        if restored is None:
             run.save()
         return run
 
     def save(self) -> None:
         """Writes a checkpoint."""
         parts = _parts(self.learner, self.normalization, self.progress)
-        arrays = states({**parts, "environments": self.environments, "log": self.log})
+        arrays = states({**parts, ENVIRONMENTS: self.environments, LOG: self.log})
         checkpoints.save(
             self.directory / CHECKPOINTS,
             checkpoints.Checkpoint(self.progress.step, arrays),
@@ -334,7 +344,7 @@ class _Run:
 def _parts(
     learner: Learner, normalization: RunningNormalization, progress: Progress
 ) -> dict[str, Stateful]:
-    return {"learner": learner, "normalization": normalization, "progress": progress}
+    return {"learner": learner, "normalization": normalization, PROGRESS: progress}
 
 
 def all_scalars(learner: Learner) -> dict[str, Scalar]:
@@ -392,12 +402,12 @@ def _describe(
 
 
 def _describe_continued(
-    step: int, restarted: Sequence[int], environments: VectorEnvironment
+    restored: Restored, environments: VectorEnvironment
 ) -> list[str]:
-    messages = [f"Continuing from step {step}."]
-    if restarted:
+    messages = [*restored.messages, f"Continuing from step {restored.step}."]
+    if restored.restarted:
         messages.append(
-            f"The simulator did not repeat itself in {len(restarted)} of "
+            f"The simulator did not repeat itself in {len(restored.restarted)} of "
             f"{environments.num_envs} environments: their episodes start anew."
         )
     return messages

@@ -9,7 +9,14 @@ import numpy as np
 from acktr_tf.config.policy import PolicySettings
 from acktr_tf.config.returns import ReturnsSettings
 from acktr_tf.policies.actor_critic import ActorCritic
-from acktr_tf.states import State, Stateful, load_states, states
+from acktr_tf.states import (
+    State,
+    Stateful,
+    checked_array,
+    checked_number,
+    load_states,
+    states,
+)
 from acktr_tf.types import Array, Rollout
 
 EPSILON = 1e-8
@@ -69,10 +76,15 @@ class RunningMoments:
         }
 
     def load_state(self, state: State) -> None:
-        """Loads what `state` returned."""
-        self.count = float(state["count"])
-        self.mean = state["mean"].copy()
-        self._squares = state["squares"].copy()
+        """Loads what `state` returned.
+
+        Raises:
+          StateError: It is not the state of moments of such rows.
+        """
+        shape = self.mean.shape
+        self.count = checked_number(state, "count", "f", 0)
+        self.mean = checked_array(state, "mean", "f", shape).copy()
+        self._squares = checked_array(state, "squares", "f", shape, 0).copy()
 
 
 class RewardScale:
@@ -111,9 +123,14 @@ class RewardScale:
         return {**self.moments.state(), "returns": self._returns.copy()}
 
     def load_state(self, state: State) -> None:
-        """Loads what `state` returned."""
+        """Loads what `state` returned.
+
+        Raises:
+          StateError: It is not the state of as many environments.
+        """
         self.moments.load_state(state)
-        self._returns = state["returns"].copy()
+        shape = self._returns.shape
+        self._returns = checked_array(state, "returns", "f", shape).copy()
 
 
 class RunningNormalization:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import psutil
 
-from acktr_tf.states import State
+from acktr_tf.states import State, StateError, checked_array, checked_number
 from acktr_tf.types import Array, Episode
 
 RECENT_EPISODES = 100
@@ -86,16 +86,23 @@ class Progress:
         }
 
     def load_state(self, state: State) -> None:
-        """Loads what `state` returned."""
-        self.updates = int(state["updates"])
-        self.episodes = int(state["episodes"])
+        """Loads what `state` returned.
+
+        Raises:
+          StateError: It is not the state of such counters.
+        """
+        self.updates = int(checked_number(state, "updates", "i", 0))
+        self.episodes = int(checked_number(state, "episodes", "i", 0))
+        recent = checked_array(state, "recent", "f", (None, 2))
         self._recent.clear()
         self._recent.extend(
-            Episode(float(score), int(length)) for score, length in state["recent"]
+            Episode(float(score), int(length)) for score, length in recent
         )
-        best = state["best"]
+        best = checked_array(state, "best", "f", (None,))
+        if len(best) not in (0, 2):
+            raise StateError(f"best has {len(best)} numbers instead of 0 or 2")
         self.best = Best(float(best[0]), int(best[1])) if len(best) else None
-        self._seconds_before = float(state["seconds"])
+        self._seconds_before = checked_number(state, "seconds", "f", 0)
         self._started = time.monotonic()
 
 

@@ -211,7 +211,7 @@ def test_the_state_goes_into_another_learner_that_goes_on_alike(algorithm: str) 
 def test_the_state_of_another_learner_is_refused() -> None:
     _, a2c = make(tiny("a2c"))
     _, acktr = make(tiny("acktr"))
-    with pytest.raises(UserError, match="The checkpoint does not fit the run"):
+    with pytest.raises(UserError, match=r"^actor/\S+ is "):
         acktr.load_state(a2c.state())
 
 

@@ -5,6 +5,8 @@ it or go on with it share one per configuration, and change copies of it.
 """
 
 import csv
+import errno
+import io
 import json
 import math
 import os
@@ -421,14 +423,43 @@ def test_unknown_environment_leaves_no_run_directory(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_damaged_checkpoint_is_refused_and_left_alone(stopped, tmp_path):
-    run_dir = shutil.copytree(stopped("acktr"), tmp_path / "run")
-    arrays = checkpoints.latest(run_dir / "checkpoints") / "arrays.npz"
+def cut(checkpoint: Path) -> None:
+    arrays = checkpoint / "arrays.npz"
     arrays.write_bytes(arrays.read_bytes()[:-100])
+
+
+def test_damaged_checkpoints_are_refused_and_left_alone(stopped, tmp_path):
+    run_dir = shutil.copytree(stopped("a2c"), tmp_path / "run")
+    for checkpoint in (run_dir / "checkpoints").iterdir():
+        cut(checkpoint)
     before = files(run_dir)
-    with pytest.raises(UserError, match="damaged"):
-        loop.train(tiny(run_dir, **CONFIGURATIONS["acktr"]), COMMAND)
+    with pytest.raises(UserError, match=r"160 is damaged: .* So are the 1 before it"):
+        loop.train(tiny(run_dir, **CONFIGURATIONS["a2c"]), COMMAND)
     assert files(run_dir) == before
+
+
+@pytest.mark.parametrize("bytes_are_whole", [False, True])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_continued(
+    finished, stopped, tmp_path, capfd, bytes_are_whole
+):
+    run_dir = shutil.copytree(stopped("a2c"), tmp_path / "run")
+    damaged = checkpoints.latest(run_dir / "checkpoints")
+    if bytes_are_whole:
+        # The learner has loaded its part when that of the environments is refused.
+        saved = checkpoints.load(damaged)
+        del saved.arrays["environments/returns"]
+        checkpoints.save(damaged.parent, saved, 9)
+    else:
+        cut(damaged)
+    config = tiny(run_dir, **CONFIGURATIONS["a2c"])
+    assert loop.train(config, COMMAND) == 0
+    (said,) = [
+        line for line in capfd.readouterr().err.splitlines() if "is damaged" in line
+    ]
+    assert said.startswith(f"The checkpoint {damaged} is damaged: ")
+    assert ("environments/returns is missing" in said) == bytes_are_whole
+    assert_same_run(finished("a2c"), run_dir)
+    assert (run_dir / "checkpoints" / f"damaged-{damaged.name}").is_dir()
 
 
 # Faults -----------------------------------------------------------------------------
@@ -491,6 +522,62 @@ def test_simulator_that_dies_leaves_the_last_checkpoint_whole(
     assert checkpoints.latest(run_dir / "checkpoints").name == f"{8 * 32:012d}"
     loop.train(config, COMMAND)
     assert_same_run(finished("a2c"), run_dir)
+
+
+@pytest.mark.parametrize("reward", [1e308, -3e38])
+def test_a_reward_beyond_float32_leaves_a_run_that_continues(
+    finished, tmp_path, monkeypatch, reward
+):
+    step_all, steps = GymEnvironment._step_all, 0
+
+    def exaggerate_at_70(self, actions):
+        nonlocal steps
+        steps += self.num_envs == 4  # The other ones are those of an evaluation.
+        observation, rewards, *ends = step_all(self, actions)
+        return observation, np.where(steps == 70, reward, rewards), *ends
+
+    run_dir = tmp_path / "run"
+    settings = {**CONFIGURATIONS["a2c"], "normalize_rewards": True}
+    config = tiny(run_dir, **settings, checkpoint_seconds=0.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(GymEnvironment, "_step_all", exaggerate_at_70)
+        with pytest.raises(RunError, match=rf"{reward:g}".replace("+", r"\+")) as error:
+            loop.train(config, COMMAND)
+    assert "as reward at step 69" in str(error.value)
+    assert loop.train(config, COMMAND) == 0
+    state = final_state(run_dir)
+    assert all(np.isfinite(a).all() for a in state.values() if a.dtype.kind == "f")
+
+
+class Full(io.StringIO):
+    def write(self, text: str) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_standard_error_that_is_full_ends_the_run_with_a_checkpoint(
+    finished, tmp_path, monkeypatch
+):
+    run_dir = tmp_path / "run"
+    config = tiny(run_dir, **CONFIGURATIONS["a2c"])
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", Full())
+        with pytest.raises(RunError) as error:
+            loop.train(config, COMMAND)
+    assert str(error.value) == (
+        "Standard error cannot be written: No space left on device. The run is saved "
+        f"at step 32: the same command with --run_dir={run_dir} continues."
+    )
+    assert checkpoints.latest(run_dir / "checkpoints").name == f"{32:012d}"
+    assert loop.train(config, COMMAND) == 0
+    assert_same_run(finished("a2c"), run_dir)
+
+
+def test_a_signal_is_remembered_where_nothing_can_be_said(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    sys.stderr.close()
+    with StopRequest() as stop:
+        signal.raise_signal(signal.SIGTERM)
+    assert stop.exit_status == 143
 
 
 def test_gradients_that_stay_infinite_stop_the_run(tmp_path, monkeypatch, capfd):
