@@ -4,7 +4,6 @@ python -m acktr_tf.benchmark --suite=mujoco8 --seeds=5 --jobs=2
 """
 
 import dataclasses
-import json
 import shlex
 import sys
 from collections.abc import Iterable, Sequence
@@ -15,8 +14,10 @@ from absl.flags import FlagValues
 from acktr_tf.cli.command import run_command
 from acktr_tf.cli.flag_files import presets
 from acktr_tf.cli.flags import config_from, define
+from acktr_tf.cli.streams import tell
 from acktr_tf.config import Config, Settings, differences, setting
 from acktr_tf.errors import UserError
+from acktr_tf.runs.files import read_json
 from acktr_tf.runs.locks import exclusive_lock
 from acktr_tf.suites.jobs import (
     FINISHED,
@@ -121,7 +122,7 @@ def benchmark(values: FlagValues, command: str) -> int:
             raise UserError(f"There is no benchmark in {directory}.")
         check_settings(all_jobs(suite, directory, ()))
         _report(suite, directory, ())
-        print(f"The report is {directory / 'report.md'}.")
+        tell(f"The report is {directory / 'report.md'}.")
         return 0
     refusal = (
         f"Another benchmark runs in {directory}. Wait for it, stop it, or give another "
@@ -158,7 +159,7 @@ def _run(
         if run.status == FINISHED:
             score = f"{run.last_100_mean:.1f}" if run.counts else "no episode ended"
             texts.insert(0, f"{score} ({run.seconds:.0f} s)")
-        print(f"[{done}/{len(jobs)}] {job.name}: {', '.join(texts)}", flush=True)
+        tell(f"[{done}/{len(jobs)}] {job.name}: {', '.join(texts)}")
         _report(suite, directory, seeds)
 
     with StopRequest() as stop:
@@ -166,13 +167,13 @@ def _run(
         _report(suite, directory, seeds)
     if stop.signal is not None:
         finished = sum(is_complete(job, games) for job in jobs)
-        print(
+        tell(
             f"Stopped: {finished} of {len(jobs)} runs are finished. To continue: "
             f"{command}",
-            file=sys.stderr,
+            sys.stderr,
         )
         return stop.exit_status
-    print(f"The report is {directory / 'report.md'}.", file=sys.stderr)
+    tell(f"The report is {directory / 'report.md'}.", sys.stderr)
     return int(failed)
 
 
@@ -243,8 +244,7 @@ def _changes(job: Job, config: Config) -> list[str]:
     """Returns the differences between a run and its job."""
     path = job.run_dir / _CONFIG_FILE
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-        recorded = document["settings"]
+        recorded = read_json(path)["settings"]
         return differences(Config.from_dict(dict(recorded)), config)
     except FileNotFoundError:
         outcome = read_outcome(job.directory)

@@ -15,9 +15,18 @@ from acktr_tf.environments import make_vector_env
 from acktr_tf.errors import RunError, UserError
 from acktr_tf.policies.actor_critic import ActorCritic
 from acktr_tf.runs import checkpoints
-from acktr_tf.runs.files import is_temporary, not_writable, reason, write_atomically
+from acktr_tf.runs.files import (
+    check_entries,
+    is_count,
+    is_temporary,
+    is_words,
+    not_writable,
+    read_json,
+    reason,
+    write_atomically,
+)
 from acktr_tf.runs.locks import exclusive_lock
-from acktr_tf.states import with_prefix
+from acktr_tf.states import StateError, refusals_of, with_prefix
 
 CONFIG_FILE = "config.json"
 CHECKPOINTS = "checkpoints"
@@ -38,6 +47,21 @@ _PACKAGES = (
 
 
 # config.json ------------------------------------------------------------------------
+def _is_text_by_name(value: Any) -> bool:
+    return isinstance(value, dict) and is_words(list(value.values()))
+
+
+_ENTRIES = {
+    "command": is_words,
+    "versions": _is_text_by_name,
+    "step": lambda value: value is None or is_count(value),
+    "files": lambda value: isinstance(value, dict),
+    "observation": lambda value: isinstance(value, dict),
+    "action": lambda value: isinstance(value, dict),
+}
+"""Entries that may be there → whether a value of one is accepted."""
+
+
 def versions() -> dict[str, str]:
     """Returns the versions of Python and of the packages that decide what is learnt."""
     found = {"python": platform.python_version()}
@@ -114,20 +138,17 @@ def read_config(directory: Path) -> tuple[Config, dict[str, Any]]:
     """
     path = directory / CONFIG_FILE
     try:
-        text = path.read_text(encoding="utf-8")
+        document = read_json(path)
     except (FileNotFoundError, NotADirectoryError) as error:
         what = f"has no {CONFIG_FILE}" if directory.is_dir() else "does not exist"
         raise UserError(
             f"{directory} is neither a run directory nor an exported policy: it {what}."
         ) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
-    try:
-        document = json.loads(text)
-    except ValueError as error:
-        raise UserError(f"{path} is damaged: it must be JSON, but {error}") from error
-    if not isinstance(document, dict) or not isinstance(document.get("settings"), dict):
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {reason(error)}") from error
+    if not isinstance(document.get("settings"), dict):
         raise UserError(f"{path} is damaged: it must hold `settings` by name.")
+    check_entries(path, document, _ENTRIES)
     try:
         config = Config.from_dict(document["settings"])
     except UserError as error:
@@ -235,6 +256,7 @@ def restored_policy(run_dir: Path, path: Path | None = None) -> RestoredPolicy:
     if not path.is_dir():
         raise UserError(f"There is no checkpoint {path}.")
     saved = checkpoints.load(path)
+    part = "learner/policy"
     environments = make_vector_env(config.environment, config.run.seed, num_envs=1)
     try:
         policy = ActorCritic(
@@ -245,5 +267,9 @@ def restored_policy(run_dir: Path, path: Path | None = None) -> RestoredPolicy:
         )
     finally:
         environments.close()
-    policy.load_state(with_prefix("learner/policy", saved.arrays))
+    try:
+        with refusals_of(part):
+            policy.load_state(with_prefix(part, saved.arrays))
+    except StateError as error:
+        raise checkpoints.DamagedCheckpointError(path, str(error)) from error
     return RestoredPolicy(policy, config, saved.step, path)

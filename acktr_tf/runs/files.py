@@ -5,9 +5,11 @@ Functions raise the `OSError` of the system; callers say what it means for the r
 
 import contextlib
 import hashlib
+import json
+import math
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +24,67 @@ REPLACED = ".replaced-"
 DELETING = ".deleting-"
 """Start of the names of directories that are being deleted."""
 
+_LONGEST = 80  # Characters of a value in a message.
+
 
 def reason(error: OSError) -> str:
     """Returns what went wrong, without the path and the number of the error."""
     return error.strerror or str(error)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads a JSON file that holds values by name.
+
+    Raises:
+      OSError: It cannot be read.
+      UserError: It is not such a file; the message names it.
+    """
+    try:
+        document = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is damaged: it must be JSON, but {error}") from error
+    if not isinstance(document, dict):
+        raise UserError(f"{path} is damaged: it must hold values by name.")
+    return document
+
+
+def check_entries(
+    path: Path,
+    document: Mapping[str, Any],
+    accepts: Mapping[str, Callable[[Any], bool]],
+) -> None:
+    """Raises a `UserError` if an entry of a document is not what it must be.
+
+    Args:
+      path: File that the document was read from, for the message.
+      document: The document.
+      accepts: Name of an entry → whether a value of it is accepted.
+    """
+    for name, accepted in accepts.items():
+        if name in document and not accepted(document[name]):
+            shown = f"{document[name]!r}"
+            shown = f"{shown[:_LONGEST]}..." if len(shown) > _LONGEST else shown
+            raise UserError(
+                f"{path} is damaged: `{name}` is no value that acktr_tf writes. "
+                f"Received: {shown}"
+            )
+
+
+def is_number(value: Any) -> bool:
+    """Returns whether a value of a JSON file is a finite number."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return -math.inf < value < math.inf
+
+
+def is_count(value: Any) -> bool:
+    """Returns whether a value of a JSON file is a whole number from 0."""
+    return type(value) is int and value >= 0
+
+
+def is_words(value: Any) -> bool:
+    """Returns whether a value of a JSON file is a list of text."""
+    return isinstance(value, list) and all(isinstance(word, str) for word in value)
 
 
 def not_writable(directory: Path, error: OSError) -> UserError:
@@ -234,6 +293,8 @@ def check_manifest(directory: Path, manifest: Mapping[str, Any]) -> None:
     """
     for name, expected in manifest.items():
         path = directory / name
+        if "\0" in name or ".." in path.parts or Path(name).is_absolute():
+            raise DamagedFileError(f"{name!r} is no file below {directory}")
         if not isinstance(expected, Mapping) or not {"bytes", "sha256"} <= set(
             expected
         ):

@@ -150,12 +150,14 @@ def load_policy(directory: Path) -> LoadedPolicy:
         raise UserError(
             f"The exported policy {directory} is damaged: {error}. Export it again."
         ) from error
-    except (KeyError, TypeError, AttributeError) as error:
+    except KeyError as error:
         raise UserError(
             f"{directory} was not written by acktr_tf.export, or by another version "
             f"of it: it lacks {error}."
         ) from error
-    except (OSError, ValueError, RuntimeError, tf.errors.OpError) as error:
+    # A description of a space, and a SavedModel, may be wrong in any way.
+    except Exception as error:
         raise UserError(
-            f"The exported policy {directory} cannot be loaded: {error}"
+            f"The exported policy {directory} cannot be loaded: "
+            f"{type(error).__name__}: {error}"
         ) from error

@@ -21,7 +21,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from acktr_tf.errors import RunError, UserError
-from acktr_tf.runs.files import SAVING, reason, write_atomically
+from acktr_tf.runs.files import (
+    SAVING,
+    check_entries,
+    is_number,
+    is_words,
+    read_json,
+    reason,
+    write_atomically,
+)
 from acktr_tf.runs.locks import is_locked
 from acktr_tf.training.stopping import STOP_SIGNALS, StopRequest
 
@@ -137,6 +145,7 @@ def read_outcome(directory: Path) -> Outcome | None:
     document = _read_json(path)
     if document is None:
         return None
+    check_entries(path, document, _OUTCOME_ENTRIES)
     try:
         return Outcome(**document)
     except TypeError as error:
@@ -149,19 +158,30 @@ def read_scores(directory: Path) -> dict[str, Any] | None:
     Raises:
       UserError: The file is damaged.
     """
-    return _read_json(directory / SCORES)
+    path = directory / SCORES
+    document = _read_json(path)
+    if document is not None:
+        check_entries(path, {"mean": None, **document}, {"mean": is_number})
+    return document
+
+
+_OUTCOME_ENTRIES = {
+    "command": is_words,
+    "exit_status": lambda value: value is None or type(value) is int,
+    "seconds": is_number,
+    "crash": lambda value: isinstance(value, str),
+    "started": lambda value: value is None or is_number(value),
+}
+"""Entries of `outcome.json` → whether a value of one is accepted."""
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        return read_json(path)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
-    if not isinstance(document, dict):
-        raise UserError(f"{path} is damaged: it must hold values by name.")
-    return document
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {reason(error)}") from error
 
 
 @contextlib.contextmanager

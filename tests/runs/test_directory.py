@@ -52,7 +52,7 @@ def test_a_setting_that_the_file_lacks_takes_its_default(tmp_path):
     [
         ("", "damaged: it must be JSON"),
         ('{"settings": {"se', "damaged: it must be JSON"),
-        ("[1]", "damaged: it must hold `settings`"),
+        ("[1]", "damaged: it must hold values by name"),
         ('{"seed": 3}', "damaged: it must hold `settings`"),
         ('{"settings": {"sed": 3}}', "another version.* Unknown setting `sed`.*seed"),
         ('{"settings": {"seed": -1}}', "another version.*seed=-1"),
@@ -67,7 +67,7 @@ def test_a_damaged_file_is_named(text, message, tmp_path):
 
 def test_a_file_that_is_no_text_is_named(tmp_path):
     (tmp_path / "config.json").write_bytes(b"\xff\xfe")
-    with pytest.raises(UserError, match=r"config.json cannot be read"):
+    with pytest.raises(UserError, match=r"config.json is damaged: it must be JSON"):
         run_directory.read_config(tmp_path)
 
 
