@@ -187,8 +187,7 @@ class ActorCritic:
         """Returns the most likely actions, as the environment takes them, compiled."""
 
         def mode(observation: tf.Tensor) -> tf.Tensor:
-            action = self.distribution(self(observation)).mode()
-            return self.action_distribution.to_environment(action)
+            return self.action_distribution.greedy_action(self(observation).parameters)
 
         return self._compiled("mode", mode, self.tensor(observation))
 

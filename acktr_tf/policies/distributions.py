@@ -47,9 +47,6 @@ class Distribution(Protocol):
     def sample(self, *, seed: tf.Tensor) -> tf.Tensor:
         """Draws actions `[N, ...]` with the random key `seed` `[2]`."""
 
-    def mode(self) -> tf.Tensor:
-        """Returns the most likely actions `[N, ...]`."""
-
     def kl_divergence(self, other: Any) -> tf.Tensor:
         """Returns the KL divergence `[N]` from this one to `other`, in nats."""
 
@@ -80,6 +77,26 @@ class ActionDistribution(abc.ABC):
     @abc.abstractmethod
     def to_environment(self, action: tf.Tensor) -> tf.Tensor:
         """Converts actions `[N, ...]` of the policy to those of the environment."""
+
+    @abc.abstractmethod
+    def mode(self, parameters: tf.Tensor) -> tf.Tensor:
+        """Returns the most likely actions `[N, ...]` of the policy.
+
+        LiteRT and ONNX have all operations that it consists of.
+
+        Args:
+          parameters: `[N, P]`.
+        """
+
+    def greedy_action(self, parameters: tf.Tensor) -> tf.Tensor:
+        """Returns the most likely actions `[N, ...]`, as the environment takes them.
+
+        LiteRT and ONNX have all operations that it consists of.
+
+        Args:
+          parameters: `[N, P]`.
+        """
+        return self.to_environment(self.mode(parameters))
 
 
 def make_action_distribution(
@@ -148,6 +165,10 @@ class CategoricalDistribution(ActionDistribution):
         """Returns actions that count from the space's `start`."""
         return tf.cast(action, self._dtype) + self._start
 
+    def mode(self, parameters: tf.Tensor) -> tf.Tensor:
+        """Returns the indices `[N]` int32 of the largest logits."""
+        return tf.argmax(parameters, axis=-1, output_type=tf.int32)
+
 
 class MultiCategoricalDistribution(ActionDistribution):
     """Distribution over a `MultiDiscrete` space: choices of one logit per option.
@@ -172,12 +193,24 @@ class MultiCategoricalDistribution(ActionDistribution):
 
     def distribution(self, parameters: tf.Tensor) -> Distribution:
         """Returns the distribution of actions `[N, k]`, given logits `[N, Σ n]`."""
-        return IndependentCategoricals(tf.split(parameters, self._sizes, axis=-1))
+        return IndependentCategoricals(self._logits(parameters))
 
     def to_environment(self, action: tf.Tensor) -> tf.Tensor:
         """Returns actions in the shape of `choices` that count from its `start`."""
         shaped = tf.reshape(action, [-1, *self._start.shape])
         return tf.cast(shaped, self._dtype) + self._start
+
+    def mode(self, parameters: tf.Tensor) -> tf.Tensor:
+        """Returns the index of each choice's largest logit, `[N, k]` int32."""
+        best = [
+            tf.argmax(logits, axis=-1, output_type=tf.int32)
+            for logits in self._logits(parameters)
+        ]
+        return tf.stack(best, axis=-1)
+
+    def _logits(self, parameters: tf.Tensor) -> list[tf.Tensor]:
+        """Returns the logits `[N, n]` of each choice."""
+        return tf.split(parameters, self._sizes, axis=-1)
 
 
 class BernoulliDistribution(ActionDistribution):
@@ -204,6 +237,10 @@ class BernoulliDistribution(ActionDistribution):
     def to_environment(self, action: tf.Tensor) -> tf.Tensor:
         """Returns actions in the space's shape and type."""
         return tf.cast(tf.reshape(action, [-1, *self._shape]), self._dtype)
+
+    def mode(self, parameters: tf.Tensor) -> tf.Tensor:
+        """Returns 1 where a logit is positive, `[N, k]` int32."""
+        return tf.cast(parameters > 0.0, tf.int32)
 
 
 class GaussianDistribution(ActionDistribution):
@@ -255,12 +292,44 @@ class GaussianDistribution(ActionDistribution):
 
     def to_environment(self, action: tf.Tensor) -> tf.Tensor:
         """Returns actions within the space's bounds, in its shape and type."""
-        action = tf.cast(action, tf.float64)
+        return self._rescale(action, np.float64)
+
+    def mode(self, parameters: tf.Tensor) -> tf.Tensor:
+        """Returns the means `[N, d]`; with `squash` their tanh is a median."""
+        mean, _ = tf.split(parameters, 2, axis=-1)
+        return mean
+
+    def greedy_action(self, parameters: tf.Tensor) -> tf.Tensor:
+        """Returns the most likely actions, as the environment takes them.
+
+        They are computed in float32, as far as it holds the bounds, and differ from
+        `to_environment` of the mode by no more than rounding.
+
+        Args:
+          parameters: `[N, 2d]`.
+        """
+        bounds = np.concatenate([self._low, self._high])
+        largest = np.abs(bounds[np.isfinite(bounds)]).max(initial=0.0)
+        fits = largest <= np.finfo(np.float32).max
+        return self._rescale(self.mode(parameters), np.float32 if fits else np.float64)
+
+    def _rescale(self, action: tf.Tensor, dtype: type[np.floating[Any]]) -> tf.Tensor:
+        """Computes `to_environment` in floats of type `dtype`."""
+        center, half = self._center.astype(dtype), self._half.astype(dtype)
+        action = tf.cast(action, dtype)
         unit = tf.tanh(action) if self._squash else tf.clip_by_value(action, -1.0, 1.0)
-        action = tf.where(self._bounded, self._center + self._half * unit, action)
+        action = tf.where(self._bounded, center + half * unit, action)
         # Also corrects the rounding of the sum above.
-        action = tf.clip_by_value(action, self._low, self._high)
+        action = tf.clip_by_value(action, *self._bounds_within(dtype))
         return tf.cast(tf.reshape(action, [-1, *self._shape]), self._dtype)
+
+    def _bounds_within(self, dtype: type[np.floating[Any]]) -> tuple[Array, Array]:
+        """Returns the bounds in `dtype`, where need be rounded towards each other."""
+        low, high = self._low.astype(dtype), self._high.astype(dtype)
+        return (
+            np.where(low < self._low, np.nextafter(low, dtype(np.inf)), low),
+            np.where(high > self._high, np.nextafter(high, dtype(-np.inf)), high),
+        )
 
 
 class IndependentCategoricals:
@@ -289,10 +358,6 @@ class IndependentCategoricals:
         keys = tf.unstack(tf.random.split(seed, len(self._parts)))
         draws = [p.sample(seed=key) for p, key in zip(self._parts, keys, strict=True)]
         return tf.stack(draws, axis=-1)
-
-    def mode(self) -> tf.Tensor:
-        """Returns the most likely actions `[N, k]`."""
-        return tf.stack([part.mode() for part in self._parts], axis=-1)
 
     def kl_divergence(self, other: "IndependentCategoricals") -> tf.Tensor:
         """Returns the KL divergence `[N]` from this one to `other`."""
@@ -342,10 +407,6 @@ class SquashedGaussian:
     def sample(self, *, seed: tf.Tensor) -> tf.Tensor:
         """Draws u `[N, d]`."""
         return self._gaussian.sample(seed=seed)
-
-    def mode(self) -> tf.Tensor:
-        """Returns the most likely u `[N, d]`; its tanh is the median of the action."""
-        return self._gaussian.mode()
 
     def kl_divergence(self, other: "SquashedGaussian") -> tf.Tensor:
         """Returns the KL divergence `[N]` from this one to `other`."""

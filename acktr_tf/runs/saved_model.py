@@ -66,7 +66,8 @@ def write_policy(
 
     Signature `serving_default`: `observation` `[N, ...]` → `action` `[N, ...]`, the
     mode of the distribution; `value` `[N]`, in raw rewards; and the distribution's
-    parameters `[N, P]` under their name. Signature `sample`: `observation` → `action`,
+    parameters `[N, P]` under their name. Its graph has no operation that LiteRT or ONNX
+    lacks. Signature `sample`: `observation` → `action`,
     drawn; `value`. An observation that consists of several arrays is as many inputs,
     see `tensor_specs`; an action mask is one of them. Actions of a `Tuple` or `Dict`
     are its choices end to end, `[N, k]`.
@@ -86,9 +87,8 @@ def write_policy(
 
     def serve(**inputs: tf.Tensor) -> dict[str, tf.Tensor]:
         output = policy(encode_tensors(policy.observations, inputs))
-        mode = actions.distribution(output.parameters).mode()
         return {
-            "action": actions.to_environment(mode),
+            "action": actions.greedy_action(output.parameters),
             "value": output.value * policy.value_scale.value,
             actions.parameter_name: output.parameters,
         }
@@ -225,11 +225,10 @@ def _check_reload(policy: ActorCritic, directory: Path) -> None:
     parameters, value = policy(encode_tensors(policy.observations, inputs))
     actions = policy.action_distribution
     found = outputs[actions.parameter_name]
-    mode = actions.distribution(found).mode()
     agrees = (
         _close(found, parameters)
         and _close(outputs["value"], value * policy.value_scale.value)
-        and _close(outputs["action"], actions.to_environment(mode))
+        and _close(outputs["action"], actions.greedy_action(found))
     )
     if not agrees:
         raise RunError(

@@ -55,11 +55,11 @@ def _encoded(part: Part, tensor: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
     rows = tf.reshape(tensor, [-1, math.prod(part.shape)])
     if not part.categories:
         return tf.cast(rows, dtype)
-    columns = tf.unstack(rows, axis=1)
+    # Column by column: LiteRT unstacks no int64.
     return tf.concat(
         [
-            tf.one_hot(tf.cast(column, tf.int64) - start, n, dtype=dtype)
-            for column, (n, start) in zip(columns, part.categories, strict=True)
+            tf.one_hot(tf.cast(rows[:, column], tf.int64) - start, n, dtype=dtype)
+            for column, (n, start) in enumerate(part.categories)
         ],
         axis=1,
     )

@@ -14,6 +14,7 @@ from gymnasium import spaces
 from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 from hypothesis import strategies
 from oracles import distributions as oracle
+from runs.litert import run_converted_function
 
 from acktr_tf.errors import UserError
 from acktr_tf.policies.distributions import (
@@ -152,7 +153,7 @@ def test_draws_and_modes_are_what_the_specification_says(
     actions = make_action_distribution(space, squash=True)
     parameters = tf.constant(parameters_of(space, 3), tf.float32)
     distribution = actions.distribution(parameters)
-    for action in [distribution.sample(seed=key(1, 2)), distribution.mode()]:
+    for action in [distribution.sample(seed=key(1, 2)), actions.mode(parameters)]:
         assert action.dtype == actions.spec.dtype
         assert action.shape == [3, *actions.spec.shape]
         assert distribution.log_prob(action).shape == [3]
@@ -214,7 +215,8 @@ def test_finite_distributions_are_those_of_the_enumeration(
     if len(choices) > 1:
         assert not np.allclose(other.kl_divergence(one), expected, rtol=0.01)
     np.testing.assert_allclose(one.kl_divergence(one), 0.0, atol=rtol)
-    np.testing.assert_array_equal(one.mode(), choices[log_p.argmax(axis=1)])
+    mode = actions.mode(tf.constant(p))
+    np.testing.assert_array_equal(mode, choices[log_p.argmax(axis=1)])
 
 
 @pytest.mark.parametrize("space", FINITE)
@@ -271,8 +273,8 @@ def test_large_logits_stay_finite(space: gymnasium.Space[Any]) -> None:
     distribution = actions.distribution(logits)
     reverse = actions.distribution(logits[::-1])
     values = [
-        distribution.log_prob(distribution.mode()),
-        distribution.log_prob(reverse.mode()),
+        distribution.log_prob(actions.mode(logits)),
+        distribution.log_prob(actions.mode(logits[::-1])),
         distribution.entropy(),
         distribution.kl_divergence(reverse),
     ]
@@ -361,7 +363,7 @@ def test_gaussians_are_those_of_the_textbook(squash: bool) -> None:
     kl = oracle.gaussian_kl(mean, std, other_mean, other_std)
     np.testing.assert_allclose(one.kl_divergence(other), kl, rtol=1e-9)
     np.testing.assert_allclose(one.kl_divergence(one), 0.0, atol=1e-12)
-    np.testing.assert_array_equal(one.mode(), mean)
+    np.testing.assert_array_equal(actions.mode(tf.constant(parameters)), mean)
     plain = oracle.gaussian_entropy(std)
     if squash:
         assert (one.entropy() < plain - 0.1).numpy().all()
@@ -439,6 +441,72 @@ def test_actions_are_brought_within_the_bounds(space: Box, squash: bool) -> None
     )
 
 
+@pytest.mark.parametrize("space", BOXES)
+@pytest.mark.parametrize("squash", [False, True])
+def test_a_greedy_action_is_that_of_the_mean_but_for_rounding(
+    space: Box, squash: bool
+) -> None:
+    actions = GaussianDistribution(space, squash=squash)
+    size = math.prod(space.shape)
+    u = np.stack([np.roll(U, shift) for shift in range(size)], axis=1)
+    # The standard deviation has no part in it.
+    parameters = np.concatenate([u, np.roll(u, 5, axis=0) / 1e36], axis=1)
+    greedy = actions.greedy_action(tf.constant(parameters)).numpy()
+    assert greedy.dtype == space.dtype
+    assert all(space.contains(np.asarray(action)) for action in greedy)
+    bounds = np.concatenate([np.ravel(space.low), np.ravel(space.high)])
+    bounds = np.abs(bounds[np.isfinite(bounds)].astype(np.float64))
+    epsilon = max(np.finfo(dtype).eps for dtype in (space.dtype, np.float32))
+    np.testing.assert_allclose(
+        greedy.astype(np.float64),
+        actions.to_environment(tf.constant(u)).numpy().astype(np.float64),
+        rtol=2 * epsilon,
+        atol=2 * epsilon * min(bounds.max(initial=0.0), 1e300),
+    )
+
+
+@pytest.mark.parametrize(
+    ("low", "high"),
+    [
+        # The float32 nearest to 0.1 is larger, the one nearest to −0.1 smaller.
+        ([-0.1, 0.2], [0.1, 0.7]),
+        # No float32 is as large.
+        ([0.1, -1e300], [0.7, 1e300]),
+    ],
+)
+def test_a_greedy_action_is_within_bounds_that_no_float32_is(
+    low: list[float], high: list[float]
+) -> None:
+    space = Box(np.array(low), np.array(high), dtype=np.float64)
+    mean = tf.constant([[-9.0, -9.0], [0.0, 0.0], [9.0, 9.0]])
+    parameters = tf.concat([mean, mean], axis=1)
+    greedy = GaussianDistribution(space).greedy_action(parameters).numpy()
+    assert all(space.contains(action) for action in greedy)
+    expected = [space.low, (space.low + space.high) / 2, space.high]
+    np.testing.assert_allclose(greedy, expected, rtol=2e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        MultiBinary([2, 2]),
+        GRID,
+        Box(-0.1, 0.7, (2,), np.float64),
+        Box(2, 3, (2,), np.float16),
+    ],
+    ids=str,
+)
+def test_greedy_actions_need_no_operation_that_litert_lacks(
+    space: gymnasium.Space[Any],
+) -> None:
+    actions = make_action_distribution(space)
+    parameters = tf.constant(parameters_of(space, 5), tf.float32)
+    found = run_converted_function(actions.greedy_action, parameters)
+    assert all(space.contains(np.asarray(action)) for action in found)
+    expected = actions.to_environment(actions.mode(parameters))
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
 def test_actions_by_hand() -> None:
     """c + h clip(u), with c = 0, h = 2 and c = 5, h = 5; the others have no scale."""
     low = np.array([-2, 0, -INF, 1, -INF], np.float32)
@@ -469,10 +537,12 @@ def test_no_action_is_out_of_bounds(
     low, high = np.sort(np.array(bounds, np.float32))
     hypothesis.assume(low < INF and high > -INF)
     space = Box(low, high, (1,))
-    action = GaussianDistribution(space, squash=squash).to_environment(
-        tf.constant([[u]])
-    )
-    assert space.contains(action.numpy()[0])
+    actions = GaussianDistribution(space, squash=squash)
+    for action in (
+        actions.to_environment(tf.constant([[u]])),
+        actions.greedy_action(tf.constant([[u, 0.0]])),
+    ):
+        assert space.contains(action.numpy()[0])
 
 
 # The entropy of a squashed Gaussian -------------------------------------------------

@@ -6,6 +6,7 @@ import gymnasium
 import numpy as np
 import pytest
 import tensorflow as tf
+from runs.litert import assert_converts
 from runs.policies import (
     CARTPOLE,
     contents,
@@ -57,6 +58,8 @@ def test_it_loads_with_tensorflow_alone_and_gives_what_the_policy_gives(tmp_path
     assert done.returncode == 0, done.stderr
     logits, value = policy(frames)
     with np.load(tmp_path / "greedy.npz") as greedy:
+        served = {name: tf.constant(array) for name, array in greedy.items()}
+        assert_converts(tmp_path / "model", {"observation": frames}, served)
         assert set(greedy) == {"action", "value", "logits"}
         np.testing.assert_allclose(greedy["logits"], logits, rtol=1e-5, atol=1e-5)
         np.testing.assert_allclose(greedy["value"], value, rtol=1e-5, atol=1e-5)
@@ -85,6 +88,12 @@ def test_signatures(rows, exported, policy):
         shapes = {key: value.shape.as_list() for key, value in outputs.items()}
         assert shapes == {"action": [rows], "value": [rows], **extra}
         assert outputs["action"].dtype.is_integer
+
+
+def test_it_converts_to_litert(exported, policy):
+    inputs = {"observation": tf.constant(observations(policy, 9))}
+    model = tf.saved_model.load(str(exported))
+    assert_converts(exported, inputs, model.signatures["serving_default"](**inputs))
 
 
 def test_sample_draws_from_the_policy(exported, policy):
@@ -185,6 +194,7 @@ def test_an_observation_of_several_parts_is_as_many_inputs(tmp_path):
     np.testing.assert_allclose(served["value"], value, rtol=1e-4, atol=1e-5)
     best = [np.argmax(part, axis=1) for part in np.split(parameters, [3], axis=1)]
     np.testing.assert_array_equal(served["action"], np.stack(best, axis=1) - [1, 0])
+    assert_converts(tmp_path / "model", inputs, served)
     # Loaded, it plays in environments that give the parts as one vector.
     loaded = load_policy(tmp_path / "model")
     assert set(loaded.input_names) == set(inputs)
@@ -225,6 +235,7 @@ def test_a_policy_of_continuous_actions_has_its_scales_within(tmp_path, bounds):
     np.testing.assert_allclose(
         served["mean_and_log_std"], parameters, rtol=1e-4, atol=1e-5
     )
+    assert_converts(tmp_path / "model", {"observation": raw}, served)
     loaded = load_policy(tmp_path / "model")
     drawn = loaded.predict(np.repeat(raw[:1], 2000, axis=0), KEY)
     assert np.abs(drawn).max() <= 2.0
