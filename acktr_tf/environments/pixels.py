@@ -9,6 +9,7 @@ import os
 from typing import Any
 
 import gymnasium
+import mujoco
 import numpy as np
 from gymnasium.envs.mujoco import MujocoEnv
 from PIL import Image
@@ -26,15 +27,19 @@ INSTALLATION_HINT = (
 _BACKENDS = ("egl", "osmesa")
 _BACKEND_VARIABLE = "MUJOCO_GL"
 _OVERSAMPLING = 2
+_TRACKING_CAMERA = "track"
 
 
 class OffscreenRendering(gymnasium.Wrapper[Any, Any, Any, Any]):
     """Draws without a screen.
 
     Where there is no screen and no backend was chosen, MuJoCo is given the first of EGL
-    and OSMesa that draws; left alone it would ask for a window. Gymnasium points its
-    camera to where things are when it draws first: here that is the simulator's initial
-    state, and not one that a seed decides.
+    and OSMesa that draws; left alone it would ask for a window.
+
+    A MuJoCo model that has a camera that follows the robot is seen by it, unless the
+    environment was made with another; see `tracking_camera`. Otherwise Gymnasium has a
+    camera that stays where it is, and points it to where things are when it draws
+    first: here that is the simulator's initial state, and not one that a seed decides.
 
     Args:
       env: Made with the render mode `rgb_array`.
@@ -67,6 +72,9 @@ class OffscreenRendering(gymnasium.Wrapper[Any, Any, Any, Any]):
         if not isinstance(self.env.unwrapped, MujocoEnv):
             return
         env: Any = self.env.unwrapped
+        camera = tracking_camera(env.model)
+        if camera is not None and env.camera_id is None and env.camera_name is None:
+            env.mujoco_renderer.camera_id = camera
         position, velocity = env.data.qpos.copy(), env.data.qvel.copy()
         env.set_state(env.init_qpos, env.init_qvel)
         self._draw_first()
@@ -87,6 +95,23 @@ class OffscreenRendering(gymnasium.Wrapper[Any, Any, Any, Any]):
                 faults.append(f"{backend}: {describe(error)}")
         del os.environ[_BACKEND_VARIABLE]
         raise DrawingError("; ".join(faults))
+
+
+def tracking_camera(model: mujoco.MjModel) -> int | None:
+    """Returns the number of the model's camera that follows its robot.
+
+    That is the one called `track`, as in Gymnasium's tasks, or else the first in one of
+    MuJoCo's modes that track a body; None if there is neither.
+    """
+    named = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_CAMERA, _TRACKING_CAMERA)
+    if named >= 0:
+        return int(named)
+    tracking = (
+        mujoco.mjtCamLight.mjCAMLIGHT_TRACK,
+        mujoco.mjtCamLight.mjCAMLIGHT_TRACKCOM,
+    )
+    found = np.flatnonzero(np.isin(model.cam_mode, [int(mode) for mode in tracking]))
+    return int(found[0]) if len(found) else None
 
 
 class PixelObservation(gymnasium.ObservationWrapper[Any, Any, Any]):

@@ -1,11 +1,13 @@
 """Pictures as observations: what they show, and what is said where nothing draws."""
 
+import json
 import os
 import subprocess
 import sys
 from typing import Any
 
 import gymnasium
+import mujoco
 import numpy as np
 import pytest
 
@@ -16,6 +18,7 @@ from acktr_tf.environments.pixels import (
     OffscreenRendering,
     PixelObservation,
     pixel_options,
+    tracking_camera,
 )
 from acktr_tf.errors import UserError
 
@@ -127,6 +130,117 @@ def test_every_library_that_failed_is_named(no_screen: pytest.MonkeyPatch) -> No
         DrawingError, match=r"egl: .*no library .*; osmesa: .*no library"
     ):
         OffscreenRendering(choosy()).render()
+
+
+# The camera of MuJoCo ----------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("cameras", "expected"),
+    [
+        ([], None),
+        (["name='side'", "name='eye' mode='targetbody' target='robot'"], None),
+        (["name='side'", "name='back' mode='track'"], 1),
+        (["name='side'", "mode='trackcom'", "mode='track'"], 1),
+        (["name='back' mode='track'", "name='track' mode='trackcom'"], 1),
+        (["name='back' mode='track'", "name='track'"], 1),
+    ],
+)
+def test_the_camera_that_follows_the_robot_is_found(
+    cameras: list[str], expected: int | None
+) -> None:
+    inside = "".join(f"<camera {camera}/>" for camera in cameras)
+    body = f"<body name='robot'><geom size='1'/>{inside}</body>"
+    text = f"<mujoco><worldbody>{body}</worldbody></mujoco>"
+    assert tracking_camera(mujoco.MjModel.from_xml_string(text)) == expected
+
+
+@pytest.mark.parametrize(
+    ("env", "options", "expected"),
+    [
+        ("Walker2d-v5", {}, 0),
+        ("Walker2d-v5", {"camera_id": -1}, -1),
+        (MUJOCO, {}, -1),
+        ("Reacher-v5", {}, -1),
+    ],
+)
+def test_a_camera_that_the_environment_was_made_with_stays(
+    env: str, options: dict[str, Any], expected: int, no_screen: pytest.MonkeyPatch
+) -> None:
+    made = gymnasium.make(env, render_mode="rgb_array", **options)
+    made.reset(seed=0)
+    renderer: Any = made.unwrapped.mujoco_renderer  # type: ignore[attr-defined]
+    seen = []
+
+    def render(mode: str) -> Any:
+        seen.append(renderer.camera_id)
+        return np.zeros((4, 4, 3), np.uint8)
+
+    no_screen.setattr(renderer, "render", render)
+    OffscreenRendering(made).render()
+    assert set(seen) == {expected}
+
+
+# In a process without TensorFlow. What a robot is of, of a picture, are the pixels that
+# are others without it.
+FILM = """
+import json, sys
+import gymnasium, numpy
+from acktr_tf.environments.pixels import OffscreenRendering
+from acktr_tf.environments.pixels import tracking_camera
+found = {}
+for name in sys.argv[1:]:
+    made = gymnasium.make(name, render_mode="rgb_array", width=96, height=96)
+    env, task = OffscreenRendering(made), made.unwrapped
+    env.reset(seed=0)
+    env.action_space.seed(0)
+    tracked = tracking_camera(task.model) is not None
+    pictures = [env.render().astype(int)]
+    for _ in range(100):
+        _, _, over, _, _ = task.step(env.action_space.sample())
+        if over and not tracked:
+            env.reset()
+    pictures.append(env.render().astype(int))
+    if tracked:
+        position = task.data.qpos.copy()
+        position[0] += 20.0
+        task.set_state(position, task.data.qvel.copy())
+        pictures.append(env.render().astype(int))
+    task.model.geom_group[task.model.geom_bodyid > 0] = 5
+    without = env.render().astype(int)
+    changed, robot = [
+        numpy.argwhere(abs(pictures[i] - other).max(axis=-1) > 20)
+        for i, other in [(0, pictures[1]), (-1, without)]
+    ]
+    low, high = numpy.percentile(robot, [20, 80], axis=0) if len(robot) else (0, 0)
+    found[name] = [len(changed), len(robot), numpy.min(low), numpy.max(high)]
+print(json.dumps({name: [float(x) for x in row] for name, row in found.items()}))
+"""
+TRACKED = ["HalfCheetah", "Hopper", "Walker2d", "Ant", "Swimmer", "Humanoid"]
+TRACKED += ["HumanoidStandup"]
+STILL = ["Reacher", "Pusher", "InvertedPendulum", "InvertedDoublePendulum"]
+
+
+@pytest.mark.parametrize(
+    "tasks",
+    [
+        pytest.param(["Hopper", "Reacher"], id="two"),
+        pytest.param([*TRACKED, *STILL], id="all", marks=pytest.mark.slow),
+    ],
+)
+def test_a_film_shows_the_robot_wherever_it_goes(tasks: list[str]) -> None:
+    result = subprocess.run(
+        [sys.executable, "-c", FILM, *(f"{task}-v5" for task in tasks)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr[-2000:]
+    found = json.loads(result.stdout.splitlines()[-1])
+    assert len(found) == len(tasks)
+    for task, (changed, robot, low, high) in found.items():
+        assert changed > 40, task
+        assert robot > 30, task
+        # The most of it is far from the borders of the 96 x 96 pixels.
+        assert 8 < low < high < 92, task
 
 
 def test_only_mujoco_is_told_how_large_to_draw() -> None:
