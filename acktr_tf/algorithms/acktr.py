@@ -1,6 +1,7 @@
 """ACKTR: actor-critic using Kronecker-factored trust region (Wu et al. 2017)."""
 
 import functools
+import math
 from collections.abc import Mapping
 
 import keras
@@ -112,7 +113,7 @@ class ACKTR:
             **scalars.LOSS,
             **scalars.KL,
             **scalars.KFAC,
-            **scalars.TARGET_KL,
+            **scalars.KL_BOUNDS,
             **({} if joint else scalars.CRITIC),
         }
         self.phases = {**scalars.PHASES, **({} if joint else scalars.CRITIC_PHASE)}
@@ -184,6 +185,7 @@ class ACKTR:
             found |= self._measure_kl(batch.observation, before.output)
             found |= {**self.actor.describe(), **self.actor.measure()}
             found["target_kl"] = self._control.target()
+            found["max_kl"] = math.nan if self._max_kl is None else self._max_kl
             if self.critic is not None:
                 of_critic = self.critic.stepper
                 for name, value in {

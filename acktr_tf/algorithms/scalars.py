@@ -68,11 +68,16 @@ KFAC = {
     ),
 }
 
-TARGET_KL = {
+KL_BOUNDS = {
     "target_kl": Scalar(
         "nats",
         "Exact KL of a step that the schedule asks for; nan without a target.",
         "kl/target",
+    ),
+    "max_kl": Scalar(
+        "nats",
+        "Largest exact KL of a step that is accepted; nan without a limit.",
+        "kl/max",
     ),
 }
 

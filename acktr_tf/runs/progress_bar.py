@@ -12,8 +12,11 @@ from tqdm import tqdm
 
 from acktr_tf.runs.files import reason
 
-KL_BOUNDS = ("target_kl", "max_kl", "kl_radius")
-"""Scalars that the exact KL is shown beside: the first one that the run has."""
+KL_BOUNDS = {
+    "exact_kl": {"target_kl": "target", "max_kl": "max"},
+    "predicted_kl": {"kl_radius": "radius"},
+}
+"""KL of a step → scalars that bound it, by the word that they are shown with."""
 
 
 class ProgressBar:
@@ -117,13 +120,25 @@ class ProgressBar:
     def _scores(self) -> str:
         score = self._values.get("episode_return", math.nan)
         texts = [f"return {score:.1f}" if math.isfinite(score) else "return -"]
-        if "exact_kl" in self._values:
-            kl = f"KL {self._values['exact_kl']:.2g}"
-            bounds = [self._values.get(name, math.nan) for name in KL_BOUNDS]
-            if finite := [bound for bound in bounds if math.isfinite(bound)]:
-                kl += f" of {finite[0]:.2g}"
-            texts.append(kl)
+        texts += self._kl()
         return ", ".join(texts)
+
+    def _kl(self) -> list[str]:
+        """Returns the KL of the last step and its bounds, as far as the run has them.
+
+        That is the exact KL, unless only the predicted one is bounded.
+        """
+        finite = {n: v for n, v in self._values.items() if math.isfinite(v)}
+        for kl, bounds in KL_BOUNDS.items():
+            known = [
+                f"{word} {finite[n]:.2g}" for n, word in bounds.items() if n in finite
+            ]
+            if kl in self._values and known:
+                name = "predicted KL" if kl == "predicted_kl" else "KL"
+                return [f"{name} {self._values[kl]:.2g} ({', '.join(known)})"]
+        if "exact_kl" in self._values:
+            return [f"KL {self._values['exact_kl']:.2g}"]
+        return []
 
 
 def _has_size(terminal: TextIO) -> bool:

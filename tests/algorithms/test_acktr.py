@@ -139,6 +139,7 @@ def test_what_is_reported() -> None:
     assert metrics["damping"] == pytest.approx(config.algorithm.kfac.damping)
     assert metrics["failed_factorizations"] == 0.0
     assert math.isnan(metrics["target_kl"])
+    assert math.isnan(metrics["max_kl"])
     assert 0.0 < metrics["trust_region_scale"] < 1.0
     # Momentum takes a tenth of the first step: its KL is a hundredth of the radius at
     # most, and damping makes it less.
@@ -254,6 +255,8 @@ def test_no_step_goes_beyond_the_limit_on_the_exact_kl() -> None:
             learner.update(random_rollout(config, i), i, measure=True)
             for i in range(10)
         ]
+        shown = {update.metrics["max_kl"] for update in updates}
+        np.testing.assert_allclose(list(shown), settings.get("max_kl", math.nan))
         return [update.metrics["exact_kl"] for update in updates]
 
     free, bounded = exact(), exact(max_kl=limit)

@@ -22,7 +22,7 @@ def test_the_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "120")
     bar = ProgressBar(1000, 0, True)
     time.sleep(0.11)
-    bar.update(500, {"episode_return": 18.25, "exact_kl": 0.00123, "kl_radius": 0.001})
+    bar.update(500, {"episode_return": 18.25, "exact_kl": 0.00123, "max_kl": 0.003})
     bar.write("best so far: 20")
     time.sleep(0.11)
     bar.update(1000, {})
@@ -31,7 +31,7 @@ def test_the_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     text = screen.getvalue()
     assert "500/1000" in text
     assert "steps/s" in text
-    assert "return 18.2, KL 0.0012 of 0.001" in text
+    assert "return 18.2, KL 0.0012 (max 0.003)" in text
     assert re.search(r"(^|\r) *best so far: 20\n", text)
     assert "100%|" in text
     assert "1000/1000" in text
@@ -73,16 +73,38 @@ def test_no_bar(capsys: pytest.CaptureFixture[str]) -> None:
     ("bounds", "text"),
     [
         ({}, "KL 0.5"),
-        ({"kl_radius": 0.001}, "KL 0.5 of 0.001"),
-        ({"kl_radius": 0.001, "max_kl": 0.02}, "KL 0.5 of 0.02"),
-        ({"kl_radius": 0.001, "max_kl": 0.02, "target_kl": 0.3}, "KL 0.5 of 0.3"),
-        ({"kl_radius": 0.001, "target_kl": math.nan}, "KL 0.5 of 0.001"),
+        ({"target_kl": 0.3}, "KL 0.5 (target 0.3)"),
+        ({"max_kl": 0.7}, "KL 0.5 (max 0.7)"),
+        ({"target_kl": 0.3, "max_kl": 0.7}, "KL 0.5 (target 0.3, max 0.7)"),
+        # The radius bounds the predicted KL, which is another one.
+        ({"kl_radius": 0.2}, "predicted KL 0.1 (radius 0.2)"),
+        ({"kl_radius": 0.2, "target_kl": 0.3}, "KL 0.5 (target 0.3)"),
+        ({"kl_radius": 0.2, "max_kl": 0.7}, "KL 0.5 (max 0.7)"),
+        (
+            {"kl_radius": 0.2, "target_kl": 0.3, "max_kl": 0.7},
+            "KL 0.5 (target 0.3, max 0.7)",
+        ),
     ],
 )
-def test_the_kl_is_shown_beside_the_bound_that_applies(
-    bounds: dict[str, float], text: str, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("absent", ["left out", "nan"])
+def test_a_kl_is_shown_beside_its_own_bounds(
+    bounds: dict[str, float],
+    text: str,
+    absent: str,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    if absent == "nan":
+        names = ("kl_radius", "target_kl", "max_kl")
+        bounds = {**dict.fromkeys(names, math.nan), **bounds}
+    values = {"episode_return": 1.0, "exact_kl": 0.5, "predicted_kl": 0.1, **bounds}
     bar = ProgressBar(100, 0, True)
-    bar.update(50, {"episode_return": 1.0, "exact_kl": 0.5, **bounds})
+    bar.update(50, values)
     bar.close()
     assert capsys.readouterr().err.splitlines()[-1].endswith(f"return 1.0, {text}")
+
+
+def test_a_run_without_a_kl_shows_none(capsys: pytest.CaptureFixture[str]) -> None:
+    bar = ProgressBar(100, 0, True)
+    bar.update(50, {"episode_return": 1.0, "kl_radius": 0.5})
+    bar.close()
+    assert capsys.readouterr().err.splitlines()[-1].endswith("return 1.0")

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from acktr_tf.runs.markdown import table
+from acktr_tf.runs.progress_bar import KL_BOUNDS
 from acktr_tf.runs.scalars import TRAINING_SCALARS
 from acktr_tf.types import Scalar
 
@@ -58,10 +59,18 @@ def test_the_documentation_has_the_scalars_of_the_algorithms() -> None:
             **scalars.LOSS,
             **scalars.KL,
             **scalars.KFAC,
-            **scalars.TARGET_KL,
+            **scalars.KL_BOUNDS,
             **scalars.CRITIC,
             **shares,
         }
     )
     found = table_in_the_page("algorithm scalars")
     assert found == expected, "paste the table in the page"
+
+
+def test_the_kl_and_the_bounds_of_the_progress_bar_are_scalars() -> None:
+    from acktr_tf.algorithms import scalars
+
+    reported = {**scalars.KL, **scalars.KFAC, **scalars.KL_BOUNDS}
+    for kl, bounds in KL_BOUNDS.items():
+        assert {kl, *bounds} <= reported.keys()
