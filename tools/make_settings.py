@@ -89,6 +89,11 @@ place. Empty lines, and lines that begin with `#` or `//`, are skipped.
 Starting again with the same `--run_dir` continues the run. Settings marked *yes* in the
 last column may then have another value. With another value of any other setting the run
 is not continued, and the error names the setting.
+
+`total_steps` may be larger than it was, whether the run is finished or not, as long as
+nothing falls linearly to the end of the run: no `learning_rate_schedule`,
+`entropy_cost_schedule` or `target_kl_schedule` that has an effect is `linear`. The run
+then learns what a run begun with the larger number learns.
 """
 
 COLUMNS = (

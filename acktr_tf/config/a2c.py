@@ -5,7 +5,11 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar
 
-from acktr_tf.config.first_order import LearningRateSettings, RMSpropSettings
+from acktr_tf.config.first_order import (
+    LearningRateSettings,
+    RMSpropSettings,
+    linear_schedules,
+)
 from acktr_tf.config.losses import ActorCriticLossSettings
 from acktr_tf.config.setting import Settings, group
 
@@ -23,3 +27,7 @@ class A2CSettings(Settings):
     learning_rate: LearningRateSettings = group(LearningRateSettings())
     loss: ActorCriticLossSettings = group(ActorCriticLossSettings())
     rmsprop: RMSpropSettings = group(RMSpropSettings())
+
+    def depends_on_total_steps(self) -> list[str]:
+        """Returns the schedules that are linear."""
+        return linear_schedules(self)

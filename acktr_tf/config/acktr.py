@@ -6,6 +6,7 @@ from acktr_tf.config.first_order import (
     SCHEDULES,
     LearningRateSettings,
     RMSpropSettings,
+    linear_schedules,
 )
 from acktr_tf.config.kfac import KFACSettings
 from acktr_tf.config.losses import ActorCriticLossSettings
@@ -105,3 +106,13 @@ class ACKTRSettings(Settings):
     def without_effect(self) -> str:
         """Returns the prefix of the critic's settings where there is no critic."""
         return "critic." if self.critic == "joint" else ""
+
+    def depends_on_total_steps(self) -> list[str]:
+        """Returns the schedules that are linear and have an effect."""
+        unused = ["target_kl_schedule"] if self.target_kl is None else []
+        unused += [self.without_effect()] if self.without_effect() else []
+        return [
+            path
+            for path in linear_schedules(self)
+            if not path.startswith(tuple(unused))
+        ]

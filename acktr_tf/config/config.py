@@ -157,15 +157,26 @@ def differences(started: Config, requested: Config) -> list[str]:
       started: Settings that the run was started with.
       requested: Settings that it is to be continued with.
 
+    A run may be made longer, unless something else depends on its length; see
+    `Settings.depends_on_total_steps`.
+
     Returns:
-      One text `name: started with X, now Y` per setting, empty if there is none.
+      One text `name: started with X, now Y` per setting, empty if there is none. That
+      of a larger `total_steps` says what depends on it.
     """
     before, after = started.to_dict(), requested.to_dict()
     known = {**started.entries(), **requested.entries()}
     if started.run.algorithm != requested.run.algorithm:
         known = {"algorithm": known["algorithm"]}
-    return [
-        f"{path}: started with {before.get(path)!r}, now {after.get(path)!r}"
+    found = {
+        path: f"{path}: started with {before.get(path)!r}, now {after.get(path)!r}"
         for path, entry in known.items()
         if not entry.setting.resumable and before.get(path) != after.get(path)
-    ]
+    }
+    if "total_steps" in found and after["total_steps"] > before["total_steps"]:
+        if dependent := started.algorithm.depends_on_total_steps():
+            values = ", ".join(f"{path}={before.get(path)}" for path in dependent)
+            found["total_steps"] += f", and in use by {values}"
+        else:
+            del found["total_steps"]
+    return list(found.values())

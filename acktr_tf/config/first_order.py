@@ -8,6 +8,15 @@ from acktr_tf.config.sources import RELEASED
 SCHEDULES = ("linear", "constant")
 
 
+def linear_schedules(settings: Settings) -> list[str]:
+    """Returns the paths of the schedules in a group that end with the run."""
+    return [
+        entry.path
+        for entry in settings.entries()
+        if entry.setting.choices == SCHEDULES and entry.default == "linear"
+    ]
+
+
 @dataclasses.dataclass(frozen=True)
 class LearningRateSettings(Settings):
     """Step size of one optimizer."""

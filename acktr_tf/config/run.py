@@ -20,7 +20,8 @@ class RunSettings(Settings):
     )
     total_steps: int = setting(
         10_000_000,
-        "Length of the run, rounded up to whole updates.",
+        "Length of the run, rounded up to whole updates. A run without linear "
+        "schedules may be continued with a larger one.",
         unit="agent steps",
         low=1,
         source=f"{PAPER}: 10M for the plots",

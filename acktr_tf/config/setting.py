@@ -202,6 +202,15 @@ class Settings:
         """Returns the prefix of settings that the others make ineffective, or empty."""
         return ""
 
+    def depends_on_total_steps(self) -> list[str]:
+        """Returns the settings through which a run depends on its `total_steps`.
+
+        A run that has none may be continued with more steps. An algorithm of one's own
+        is given the length of the run for whatever it does with it: its `algorithm` is
+        such a setting, unless its settings say otherwise.
+        """
+        return ["algorithm"]
+
     @classmethod
     def from_paths(cls, values: Mapping[str, Any], prefix: str = "") -> typing.Self:
         """Makes the group from values by path; those left out take their defaults.

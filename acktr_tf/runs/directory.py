@@ -196,7 +196,8 @@ def opened(run_dir: Path, config: Config, command: Sequence[str]) -> Iterator[No
 
     Args:
       run_dir: The directory, which `check` has accepted.
-      config: The settings, written down if this is a new run.
+      config: The settings, written down if this is a new run. Of a run that is
+        continued, a larger `total_steps` is.
       command: What the user typed, written down with them.
 
     Raises:
@@ -216,6 +217,11 @@ def opened(run_dir: Path, config: Config, command: Sequence[str]) -> Iterator[No
                 path.unlink()
         if not (run_dir / CONFIG_FILE).exists():
             write_config(run_dir, config, command)
+        started, document = read_config(run_dir)
+        if started.run.total_steps != config.run.total_steps:
+            longer = started.replace(total_steps=config.run.total_steps)
+            kept = {"versions": document.get("versions", {})}
+            write_config(run_dir, longer, command, kept)
         yield
 
 

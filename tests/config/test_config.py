@@ -363,7 +363,8 @@ def test_a_continued_run_may_change_only_what_is_resumable():
             resumable.add(path)
             assert found == []
         else:
-            assert found == [f"{path}: started with {default!r}, now {other!r}"]
+            text = f"{path}: started with {default!r}, now {other!r}"
+            assert [each.partition(", and in use")[0] for each in found] == [text]
     assert resumable == {
         "env_threads",
         "vectorization",
@@ -372,6 +373,62 @@ def test_a_continued_run_may_change_only_what_is_resumable():
         "checkpoints_kept",
         "progress_bar",
     }
+
+
+ACKTR_CONSTANT = {"learning_rate_schedule": "constant", "target_kl": None}
+
+
+@pytest.mark.parametrize(
+    ("settings", "in_use_by"),
+    [
+        (ACKTR_CONSTANT, ""),
+        ({**ACKTR_CONSTANT, "target_kl": 0.1}, "target_kl_schedule"),
+        (
+            {**ACKTR_CONSTANT, "target_kl": 0.1, "target_kl_schedule": "constant"},
+            "",
+        ),
+        (
+            {**ACKTR_CONSTANT, "entropy_cost_schedule": "linear"},
+            "entropy_cost_schedule",
+        ),
+        ({"target_kl": None}, "learning_rate_schedule"),
+        # Without a critic of its own, its schedule has no effect.
+        ({**ACKTR_CONSTANT, "critic": "separate"}, "critic.learning_rate_schedule"),
+        (
+            {
+                **ACKTR_CONSTANT,
+                "critic": "separate",
+                "critic.learning_rate_schedule": "constant",
+            },
+            "",
+        ),
+        ({"algorithm": "a2c"}, "learning_rate_schedule"),
+        ({"algorithm": "a2c", "learning_rate_schedule": "constant"}, ""),
+    ],
+)
+def test_a_run_may_be_made_longer_unless_a_schedule_ends_with_it(
+    settings: dict[str, Any], in_use_by: str
+) -> None:
+    start = configure(**settings, total_steps=500)
+    found = differences(start, start.replace(total_steps=501))
+    changed = "total_steps: started with 500, now 501, and in use by "
+    assert found == ([f"{changed}{in_use_by}=linear"] if in_use_by else [])
+    shorter = "total_steps: started with 500, now 499"
+    assert differences(start, start.replace(total_steps=499)) == [shorter]
+    # Another change is refused as ever.
+    other = start.replace(total_steps=501, seed=7)
+    assert differences(start, other)[-1] == "seed: started with 0, now 7"
+
+
+def test_an_algorithm_of_one_s_own_says_whether_its_run_may_be_made_longer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    start = configure(algorithm=f"{__name__}:Own", total_steps=500)
+    longer = start.replace(total_steps=600)
+    (refused,) = differences(start, longer)
+    assert refused.endswith(f"now 600, and in use by algorithm={__name__}:Own")
+    monkeypatch.setattr(OwnSettings, "depends_on_total_steps", lambda self: [])
+    assert differences(start, longer) == []
 
 
 def test_differences_are_all_named_in_order():

@@ -118,6 +118,38 @@ def test_a_run_is_opened_again_and_its_config_stays(tmp_path):
     assert contents(tmp_path) == before
 
 
+def test_a_run_is_made_longer(tmp_path):
+    start = CONFIG.replace(
+        total_steps=100, learning_rate_schedule="constant", target_kl=None
+    )
+    with run_directory.opened(tmp_path, start, COMMAND):
+        pass
+    path = tmp_path / "config.json"
+    document = json.loads(path.read_text())
+    document["versions"]["keras"] = "2.0"
+    path.write_text(json.dumps(document))
+    longer = start.replace(total_steps=300, checkpoints_kept=9)
+    again = [*COMMAND, "--total_steps=300"]
+    run_directory.check(tmp_path, longer)
+    assert json.loads(path.read_text()) == document
+    with run_directory.opened(tmp_path, longer, again):
+        document["settings"]["total_steps"] = 300
+        assert json.loads(path.read_text()) == {**document, "command": again}
+    # It is as long as that from now on.
+    with pytest.raises(UserError, match="total_steps: started with 300, now 100"):
+        run_directory.check(tmp_path, start)
+
+
+def test_a_run_that_cannot_be_made_longer_says_why(tmp_path):
+    with run_directory.opened(tmp_path, CONFIG, COMMAND):
+        pass
+    longer = CONFIG.replace(total_steps=CONFIG.run.total_steps + 1)
+    message = "in use by learning_rate_schedule=linear.* another `--run_dir`"
+    with pytest.raises(UserError, match=message) as error:
+        run_directory.check(tmp_path, longer)
+    assert "\n" not in str(error.value)
+
+
 def test_other_settings_are_refused_by_name(tmp_path):
     with run_directory.opened(tmp_path, CONFIG, COMMAND):
         pass

@@ -4,6 +4,7 @@ A training compiles and exports, which takes seconds. Tests that look at a run, 
 it or go on with it share one per configuration, and change copies of it.
 """
 
+import contextlib
 import csv
 import errno
 import io
@@ -17,7 +18,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -74,7 +74,7 @@ def tiny(run_dir: Path, **changes) -> Config:
     return configure(**{**settings, **changes})
 
 
-@contextmanager
+@contextlib.contextmanager
 def stopped_in(update: int) -> Iterator[None]:
     """Lets the process receive SIGTERM in its `update`-th update."""
     count = 0
@@ -90,7 +90,7 @@ def stopped_in(update: int) -> Iterator[None]:
         yield
 
 
-@contextmanager
+@contextlib.contextmanager
 def collecting(change: Callable[[Collected], Collected]) -> Iterator[None]:
     """Lets rollouts pass through a function before anything is learnt from them."""
     collect = Collector.collect
@@ -384,6 +384,32 @@ def test_finished_run_stays_finished(finished, tmp_path, capfd):
     assert "complete" in capfd.readouterr().err
     after = final_state(run_dir)
     assert all(np.array_equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {**QUICK, "learning_rate_schedule": "constant"},
+        pytest.param(
+            {"learning_rate_schedule": "constant", "target_kl": None},
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+@pytest.mark.parametrize("ended", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_a_run_made_longer_equals_one_that_was_begun_so(tmp_path, settings, ended):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    # Rows of `progress.csv` are of every third update: of the last one as of any.
+    begun = tiny(parts, **settings, total_steps=4 * 8 * 6)
+    with contextlib.nullcontext() if ended else stopped_in(4):
+        assert loop.train(begun, COMMAND) == (0 if ended else 143)
+    assert (parts / "export").exists() == ended
+    longer = begun.replace(total_steps=4 * 8 * 9)
+    assert loop.train(longer, COMMAND) == 0
+    assert loop.train(longer.replace(run_dir=str(whole)), COMMAND) == 0
+    assert_same_run(whole, parts)
+    exported = json.loads((parts / "export" / "config.json").read_text())
+    assert exported["step"] == exported["settings"]["total_steps"] == 4 * 8 * 9
 
 
 # Refusals ---------------------------------------------------------------------------
