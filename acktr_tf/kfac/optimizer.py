@@ -331,11 +331,13 @@ class KFAC(keras.optimizers.Optimizer):
             `inverse="ekfac"`, a layer was called on more or fewer rows than N.
         """
         # Counts the updates, so that `patch_stride` skips no position for ever.
-        step = tf.cast(self.step_number, tf.int32)
-        period = self.settings.factor_update_period
-        step = tf.where(step < period, step, step // period)
+        step, period = self.step_number, self.settings.factor_update_period
+        number = tf.where(step < period, step, step // period)
         rejected = self.curvature.update_factors(
-            tape, log_likelihood, self.settings.factor_decay, step
+            tape,
+            log_likelihood,
+            self.settings.factor_decay,
+            tf.cast(number % 2**31, tf.int32),
         )
         count = self.scalars.rejected_statistics
         count.assign(count.value + rejected)
@@ -368,8 +370,12 @@ class KFAC(keras.optimizers.Optimizer):
 
         Each replica of a `tf.distribute` strategy has another key.
         """
-        step = tf.cast(self.step_number, tf.int32)
-        key = tf.stack([tf.constant(self.settings.seed, tf.int32), step])
+        # The 64 bits of the step number: those beyond 32 are added to the seed.
+        step, seed = self.step_number, tf.constant(self.settings.seed, tf.int32)
+        rounds = tf.cast(
+            tf.bitwise.right_shift(step, tf.cast(32, step.dtype)), tf.int32
+        )
+        key = tf.stack([seed + rounds, tf.cast(step, tf.int32)])
         context = tf.distribute.get_replica_context()
         if context is None or context.num_replicas_in_sync == 1:
             return key

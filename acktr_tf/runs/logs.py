@@ -264,5 +264,6 @@ def _line(row: Sequence[object]) -> bytes:
 
 
 def _number(value: float) -> str:
-    # Ten digits: more than float32 has, and counts stay whole numbers.
-    return f"{float(value):.10g}"
+    # Ten digits: more than float32 has. Counts stay whole numbers, however large.
+    value = float(value)
+    return f"{value:.{17 if value.is_integer() else 10}g}"

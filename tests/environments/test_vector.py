@@ -322,6 +322,40 @@ def test_episode_seeds_are_all_different_and_the_same_every_time() -> None:
     )
 
 
+def test_steps_and_episodes_that_no_int32_holds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(environments_module, "RESEED_STEPS", 0)
+    settings = EnvironmentSettings(env="CartPole-v1", num_envs=2)
+    environments = make_vector_env(settings, 4)
+    environments.reset()
+    play(environments, 30, np.random.default_rng(1))
+    state = stored(environments.state())
+    index = np.array([2**33, 2**40 + 1])
+    seeds = training_seeds(4)
+    late = {
+        **state,
+        "steps": np.array(2**33),
+        "episode_index": index,
+        "seeded_episode": index,
+    }
+    # Of these episodes the observation is another: each starts the one after.
+    restored = make_vector_env(settings, 4)
+    observation, restarted = restored.load_state(late)
+    assert restarted == [0, 1]
+    expected = [seeds(i, int(index[i]) + 1) for i in range(2)]
+    assert expected != [seeds(i, int(index[i]) + 1 - 2**33) for i in range(2)]
+    single = gymnasium.make("CartPole-v1")
+    np.testing.assert_array_equal(
+        observation, [single.reset(seed=seed)[0] for seed in expected]
+    )
+    played = play(restored, 60, np.random.default_rng(1))
+    assert sum(len(step.episodes) for step in played) > 1
+    found = restored.state()
+    assert found["steps"] == 2**33 + 60
+    assert (found["episode_index"] > index + 1).all()
+
+
 def test_a_checkpoint_file_holds_a_state(tmp_path: Path) -> None:
     environments = make_vector_env(
         EnvironmentSettings(env="CartPole-v1", num_envs=3), 0

@@ -481,6 +481,56 @@ def test_the_learning_rate_follows_a_schedule_to_zero():
     assert float(optimizer.trust_region_scale) == 0.0
 
 
+@pytest.mark.parametrize("bound", ["direction", "update"])
+@pytest.mark.parametrize("radius", [None, 0.001])
+def test_a_step_after_the_end_of_a_schedule_is_momentum_alone(bound, radius):
+    schedule = keras.optimizers.schedules.PolynomialDecay(0.5, 3, end_learning_rate=0.0)
+    optimizer, model = attached(
+        learning_rate=schedule, kl_radius=radius, bound=bound, momentum=0.5
+    )
+    x = tf.constant(twins.inputs(6, 3))
+    for _ in range(3):
+        ordinary_update(optimizer, model, x)
+        assert float(optimizer.trust_region_scale) > 0.0
+    # Long after it: beyond what an int32 counts.
+    optimizer.iterations.assign(2**31 + 5)
+    last = [v.numpy() for v in optimizer.velocity]
+    before = [v.numpy() for v in model.trainable_variables]
+    ordinary_update(optimizer, model, x)
+    for velocity, old in zip(optimizer.velocity, last, strict=True):
+        np.testing.assert_allclose(velocity, 0.5 * old, rtol=1e-5)
+    for weights, old in zip(model.trainable_variables, before, strict=True):
+        assert np.isfinite(weights).all()
+        assert not np.array_equal(weights, old)
+    assert float(optimizer.trust_region_scale) == 0.0
+    assert int(optimizer.iterations) == 2**31 + 6
+
+
+def test_what_is_drawn_and_which_patches_differ_beyond_an_int32(monkeypatch):
+    optimizer, _ = attached(seed=2**31 - 1, factor_update_period=4)
+    numbers = []
+
+    def note(tape, log_likelihood, decay, step):
+        numbers.append(int(step))
+        return tf.constant(0)
+
+    monkeypatch.setattr(optimizer.curvature, "update_factors", note)
+    around = [n for p in (0, 31, 32, 33, 40) for n in range(2**p - 2, 2**p + 3)]
+    keys = {}
+    for step in sorted({4 * (n // 4) for n in around if n >= 4} | set(around[2:])):
+        optimizer.iterations.assign(step)
+        keys[step] = tuple(optimizer.sampling_key().numpy().tolist())
+        if step % 4 == 0:
+            optimizer.update_factors(None, None)
+    assert len(set(keys.values())) == len(keys)
+    assert {step: key for step, key in keys.items() if step < 2**31} == {
+        step: (2**31 - 1, step) for step in keys if step < 2**31
+    }
+    # Each update of the factors takes the positions after those of the one before.
+    updates = [step for step in keys if step % 4 == 0]
+    assert numbers == [step // 4 % 2**31 for step in updates]
+
+
 def test_a_constant_learning_rate_can_be_set():
     optimizer, model = attached(learning_rate=0.5, kl_radius=None, momentum=0.0)
     optimizer.learning_rate = 0.125

@@ -11,6 +11,7 @@ from oracles.actor_critic import log_softmax
 from acktr_tf.config import configure
 from acktr_tf.errors import UserError
 from acktr_tf.policies.actor_critic import ActorCritic
+from acktr_tf.random_keys import KeyStream
 
 VECTOR = Box(-np.inf, np.inf, (3,), np.float64)
 FRAMES = Box(0, 255, (2, 36, 36), np.uint8)
@@ -128,6 +129,16 @@ def test_value_and_mode_agree_with_the_outputs() -> None:
     np.testing.assert_allclose(logits, output.parameters, rtol=1e-5)
     mode = policy.mode(batch)
     assert np.array_equal(mode, np.argmax(output.parameters, axis=1))
+
+
+def test_draws_go_on_beyond_the_index_that_an_int32_holds() -> None:
+    policy, keys = make(), KeyStream(3, "acting")
+    batch = observations(policy, 64)
+    drawn = [
+        tuple(policy.act(batch, keys.key(index)).action.numpy())
+        for index in (0, 1, 2**31 - 1, 2**31, 2**32, 2**32 + 1, 2**40)
+    ]
+    assert len(set(drawn)) == len(drawn)
 
 
 def test_predictions_are_sampled_or_the_mode() -> None:

@@ -135,6 +135,13 @@ def test_the_last_ones_are_kept(tmp_path: Path) -> None:
     assert names(tmp_path) == ["000000004000"]
 
 
+def test_steps_of_more_digits_are_later(tmp_path: Path) -> None:
+    for step in (10**12 - 640, 10**12, 10**13):
+        save(tmp_path, numbered(step, step), keep=2)
+    assert names(tmp_path) == ["1000000000000", "10000000000000"]
+    assert load(latest(tmp_path) or tmp_path).step == 10**13
+
+
 def test_the_one_just_saved_is_never_deleted(tmp_path: Path) -> None:
     save(tmp_path, make(100), keep=1)
     save(tmp_path, make(20), keep=1)

@@ -60,6 +60,31 @@ def test_csv_files(tmp_path: Path) -> None:
     }
 
 
+def test_counts_that_no_int32_holds_are_whole_numbers(tmp_path: Path) -> None:
+    step, updates = 640 * (2**33 + 1), 2**33 + 1
+    log = open_log(tmp_path)
+    log.episode(step, Episode(-1e12, 2**31 + 1), 1e9)
+    log.scalars(step, {"updates": float(updates), "episodes": 12_345_678_901})
+    state = log.state()
+    log.close()
+    log = open_log(tmp_path, state)
+    log.scalars(step + 640, {"updates": updates + 1.0, "exact_kl": 1e10 / 3})
+    log.close()
+    assert rows(tmp_path / "episodes.csv")[1] == [
+        str(step),
+        "-1000000000000",
+        "2147483649",
+        "1000000000.000",
+    ]
+    header, *lines = rows(tmp_path / "progress.csv")
+    found = [dict(zip(header, line, strict=True)) for line in lines]
+    assert [row["step"] for row in found] == [str(step), str(step + 640)]
+    assert [row["updates"] for row in found] == ["8589934593", "8589934594"]
+    assert found[0]["episodes"] == "12345678901"
+    assert found[1]["exact_kl"] == "3333333333"
+    assert [at for at, _ in points(tmp_path, "updates")] == [step, step + 640]
+
+
 def test_a_name_that_is_not_of_the_run(tmp_path: Path) -> None:
     log = open_log(tmp_path)
     with pytest.raises(ValueError, match=r"Received: kl; accepted: episode_return"):

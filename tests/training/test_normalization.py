@@ -1,6 +1,7 @@
 """Running moments against those of all rows, reward scales against a slow loop."""
 
 import io
+from fractions import Fraction
 from typing import Any
 
 import hypothesis
@@ -103,6 +104,38 @@ def test_a_large_offset_does_not_hide_the_variance(offset: float) -> None:
     # Sums of squares would have lost it.
     naive = np.mean(rows**2, axis=0) - rows.mean(axis=0) ** 2
     assert (abs(naive / rows.var(axis=0) - 1) > 1e-6).all()
+
+
+@pytest.mark.parametrize("offset", [0.0, -40.0, 1e4])
+def test_moments_still_move_after_a_billion_rows(offset: float) -> None:
+    """Beside the same sums in rational numbers, which are exact."""
+    count, mean, variance = 10**9 + 7, Fraction(offset) + Fraction(1, 3), Fraction(9, 4)
+    moments = RunningMoments((1,))
+    moments.load_state(
+        {
+            "count": np.array(float(count)),
+            "mean": np.array([float(mean)]),
+            "squares": np.array([float(count * variance)]),
+        }
+    )
+    start, first = Fraction(moments.mean[0]), Fraction(moments.state()["squares"][0])
+    total, squares = count * start, first + count * start**2
+    random = np.random.default_rng(0)
+    for _ in range(20):
+        # Less than what came before moves the mean by less than a millionth.
+        rows = offset + random.normal(2.0, 1.0, (640, 1)).astype(np.float32)
+        moments.update(rows)
+        exact = [Fraction(float(row)) for row in rows[:, 0]]
+        count, total = count + len(exact), total + sum(exact)
+        squares += sum(row**2 for row in exact)
+    mean = total / count
+    moved = float(mean - start)
+    assert 1e-5 < abs(moved) < 1e-3
+    assert moments.count == count
+    found = Fraction(moments.mean[0]) - start
+    assert float(found) == pytest.approx(moved, rel=1e-6)
+    exact_variance = float(squares / count - mean**2)
+    np.testing.assert_allclose(moments.variance, exact_variance, rtol=1e-10)
 
 
 def test_a_drift_is_part_of_the_variance() -> None:
