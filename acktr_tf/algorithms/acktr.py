@@ -310,6 +310,5 @@ def _check_settings(settings: ACKTRSettings, policy: ActorCritic) -> None:
         raise UserError(
             "critic=separate needs a network without a trunk that policy and value "
             "share: mlp, separate_cnns or grid_cnn, whichever takes the observations. "
-            f"Received: network={policy.network.name}. critic=joint takes every "
-            "network."
+            f"Received: network={policy.network.name}. critic=joint takes all networks."
         )
