@@ -3,10 +3,12 @@
 import math
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 import tensorflow as tf
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Box, Dict, Discrete
+from gymnasium.vector.utils import batch_space
 from problems import arrays, make, random_rollout
 
 from acktr_tf.algorithms.acktr import ACKTR
@@ -183,13 +185,31 @@ def test_draws_differ_between_updates(learner: ACKTR) -> None:
     assert len({block.tobytes() for block in seen}) == 3
 
 
-def test_pixels_are_learnt_from_too() -> None:
+@pytest.mark.parametrize(
+    "space",
+    [
+        pytest.param(Box(0, 255, (2, 36, 36), np.uint8), id="nature_cnn"),
+        pytest.param(Box(0, 255, (3, 4, 2), np.uint8), id="grid_cnn"),
+        pytest.param(
+            Dict(
+                {
+                    "camera": Box(0, 255, (28, 28), np.uint8),
+                    "cells": Box(0, 255, (4, 3, 2), np.uint8),
+                    "speed": Box(-1, 1, (2,)),
+                }
+            ),
+            id="multi_input",
+        ),
+    ],
+)
+def test_pictures_and_grids_are_learnt_from_too(space: gymnasium.Space[Any]) -> None:
     config = tiny(num_envs=2, unroll_length=3, conv3_filters=8)
-    space = Box(0, 255, (2, 36, 36), np.uint8)
     policy, learner = make(config, space, Discrete(3))
-    random = np.random.default_rng(0)
+    vector = batch_space(space, 6)
+    vector.seed(0)
+    encoded = policy.observations.encode(vector.sample())
     rollout = random_rollout(config)._replace(
-        observation=random.integers(0, 256, (3, 2, 2, 36, 36), np.uint8)
+        observation=encoded.reshape(3, 2, *encoded.shape[1:])
     )
     before = arrays(policy.network.trainable_variables)
     update = learner.update(rollout, 0, measure=True)

@@ -76,7 +76,7 @@ def test_the_setting_chooses_the_critic() -> None:
 
 def test_a_network_with_a_trunk_is_refused() -> None:
     space = Box(0, 255, (2, 36, 36), np.uint8)
-    with pytest.raises(UserError, match=r"critic=separate .* network=mlp"):
+    with pytest.raises(UserError, match=r"critic=separate .*mlp, separate_cnns or"):
         make(tiny(conv3_filters=8), space, Discrete(3))
 
 
