@@ -75,7 +75,7 @@ class Locks(gymnasium.Env[Any, Any]):
         return observation, reward, ended, False, info
 
     def _observe(self, ended: bool) -> tuple[Any, dict[str, Any]]:
-        self.masks = [random_mask(n, self.np_random) for n, _ in self._choices]
+        self.masks = [random_masks(1, n, self.np_random)[0] for n, _ in self._choices]
         if ended and self._at_the_end == "nothing":
             self.masks = [np.zeros_like(mask) for mask in self.masks]
         mask: Any = np.concatenate(self.masks)
@@ -92,11 +92,43 @@ class Locks(gymnasium.Env[Any, Any]):
         return clock, info
 
 
-def random_mask(n: int, random: np.random.Generator) -> npt.NDArray[np.int8]:
-    """A mask `[n]` that allows one option at least."""
-    mask = (random.random(n) < 0.4).astype(np.int8)
-    mask[random.integers(n)] = 1
-    return mask
+class Board(gymnasium.Env[Any, Any]):
+    """Walks on a square board to a corner, and is paid 1 there; `info` has the mask.
+
+    A step off the board is forbidden.
+    """
+
+    size = 4
+    moves = np.array([[0, 1], [0, -1], [1, 0], [-1, 0]])
+    observation_space = MultiDiscrete([size, size])
+    action_space = Discrete(len(moves))
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, Any]:
+        super().reset(seed=seed)
+        # Anywhere but in the corner.
+        start = self.np_random.integers(1, self.size**2)
+        self._at = np.array(divmod(int(start), self.size))
+        return self._at.copy(), {"legal": self._legal()}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, Any]:
+        if not self._legal()[action]:
+            raise ValueError(f"{action} leads off the board from {self._at}")
+        self._at = self._at + self.moves[action]
+        there = not self._at.any()
+        return self._at.copy(), float(there), there, False, {"legal": self._legal()}
+
+    def _legal(self) -> npt.NDArray[np.bool_]:
+        reached = self._at + self.moves
+        return ((reached >= 0) & (reached < self.size)).all(axis=1)
+
+
+def random_masks(
+    rows: int, n: int, random: np.random.Generator
+) -> npt.NDArray[np.int8]:
+    """Masks `[rows, n]` of one choice, each allowing one option at least."""
+    masks = (random.random((rows, n)) < 0.4).astype(np.int8)
+    masks[np.arange(rows), random.integers(n, size=rows)] = 1
+    return masks
 
 
 def bits(n: int) -> MultiBinary:
@@ -147,3 +179,4 @@ def structured(space: gymnasium.Space[Any], masks: Any) -> Any:
 
 if "Locks-v0" not in gymnasium.registry:
     gymnasium.register("Locks-v0", Locks)
+    gymnasium.register("Board-v0", Board)

@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 from gymnasium import spaces
 from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
-from masked import choices_of, random_mask
+from masked import choices_of, random_masks
 from oracles.actor_critic import log_softmax
 
 from acktr_tf.algorithms.losses import sampled_action_log_likelihood
@@ -39,9 +39,7 @@ def masks_for(space: gymnasium.Space[Any], rows: int, seed: int = 0) -> Array:
     """Masks `[rows, Σ n]`; the first row allows one action only, the last one all."""
     random = np.random.default_rng(seed)
     sizes = [n for n, _ in choices_of(space)]
-    masks = np.array(
-        [np.concatenate([random_mask(n, random) for n in sizes]) for _ in range(rows)]
-    )
+    masks = np.concatenate([random_masks(rows, n, random) for n in sizes], axis=1)
     masks[0] = np.concatenate([np.eye(n, dtype=np.int8)[n // 2] for n in sizes])
     masks[-1] = 1
     return masks
