@@ -2,7 +2,9 @@
 
 import errno
 import hashlib
+import io
 import json
+import math
 import os
 import random
 import resource
@@ -11,13 +13,21 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from acktr_tf.errors import RunError, UserError
-from acktr_tf.runs.checkpoints import Checkpoint, latest, load, save
+from acktr_tf.runs.checkpoints import (
+    Checkpoint,
+    complete,
+    latest,
+    load,
+    save,
+    set_aside,
+)
 
 
 def make(step: int) -> Checkpoint:
@@ -287,6 +297,44 @@ def unreadable_arrays(path: Path) -> None:
     describe_arrays(path)
 
 
+def describe_another(name: str):
+    def edit(path: Path) -> None:
+        files = json.loads(path.read_text())["files"]
+        edit_manifest(files={**files, name: files["arrays.npz"]})(path)
+
+    return edit
+
+
+def replace_arrays(**arrays: np.ndarray):
+    def replace(path: Path) -> None:
+        np.savez(path.with_name("arrays.npz"), **arrays)
+        describe_arrays(path)
+
+    return replace
+
+
+def single_array(path: Path) -> None:
+    with path.with_name("arrays.npz").open("wb") as file:
+        np.save(file, np.ones(3))
+    describe_arrays(path)
+
+
+def text_in_zip(path: Path) -> None:
+    with zipfile.ZipFile(path.with_name("arrays.npz"), "w") as archive:
+        archive.writestr("a.txt", "hello")
+    describe_arrays(path)
+
+
+def huge_header(path: Path) -> None:
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        header, {"descr": "<f8", "fortran_order": False, "shape": (2**58,)}
+    )
+    with zipfile.ZipFile(path.with_name("arrays.npz"), "w") as archive:
+        archive.writestr("w.npy", header.getvalue())
+    describe_arrays(path)
+
+
 DAMAGE = {
     "arrays missing": ("arrays.npz", Path.unlink, "arrays.npz is missing"),
     "arrays truncated": ("arrays.npz", truncate, "arrays.npz must have"),
@@ -296,6 +344,40 @@ DAMAGE = {
     "manifest truncated": ("manifest.json", truncate, "manifest.json must be JSON"),
     "manifest empty": ("manifest.json", write_text(""), "must be JSON"),
     "manifest a list": ("manifest.json", write_text("[]"), "must be a checkpoint's"),
+    "manifest nested": (
+        "manifest.json",
+        write_text("[" * 100_000),
+        "manifest.json must be JSON",
+    ),
+    "manifest not UTF-8": (
+        "manifest.json",
+        lambda path: path.write_bytes(b'{"format": "\xff"}'),
+        "manifest.json must be JSON",
+    ),
+    "format text": ("manifest.json", edit_manifest(format="2"), "must be a check"),
+    "format nested": ("manifest.json", edit_manifest(format=[[2]]), "must be a check"),
+    "step text": ("manifest.json", edit_manifest(step="20"), "lacks the step"),
+    "step true": ("manifest.json", edit_manifest(step=True), "lacks the step"),
+    "step float": ("manifest.json", edit_manifest(step=math.nan), "lacks the step"),
+    "step negative": ("manifest.json", edit_manifest(step=-20), "is of step -20"),
+    "step huge": ("manifest.json", edit_manifest(step=10**30), "is of step 10000"),
+    "files a list": ("manifest.json", edit_manifest(files=["arrays.npz"]), "lacks the"),
+    "file elsewhere": ("manifest.json", describe_another("../x"), "'../x' is no file"),
+    "file at the root": ("manifest.json", describe_another("/x"), "'/x' is no file"),
+    "file with zero": ("manifest.json", describe_another("a\0"), "'a\\x00' is no file"),
+    "file a number": (
+        "manifest.json",
+        edit_manifest(files={"arrays.npz": 7}),
+        "arrays.npz are missing",
+    ),
+    "arrays of dates": (
+        "manifest.json",
+        replace_arrays(day=np.array(["2020"], "M8[D]")),
+        "entry day is not an array",
+    ),
+    "arrays one array": ("manifest.json", single_array, "contents cannot be read"),
+    "arrays no arrays": ("manifest.json", text_in_zip, "entry a.txt is not an array"),
+    "arrays too large": ("manifest.json", huge_header, "contents cannot be read"),
     "manifest no step": ("manifest.json", edit_manifest(step=None), "lacks the step"),
     "manifest no symmetric": (
         "manifest.json",
@@ -438,3 +520,23 @@ for step in itertools.count(saves + 1):
         newest = checkpoint.step
         assert len([n for n in names(tmp_path) if not n.startswith(".")]) <= 3
     assert newest >= 5
+
+
+# Aside ---------------------------------------------------------------------------
+
+
+def test_one_that_is_set_aside_is_no_checkpoint_any_more(tmp_path: Path) -> None:
+    for number in (1, 2):
+        path = save(tmp_path, numbered(20, number), keep=9)
+        save(tmp_path, numbered(10, 0), keep=9)
+        suffix = "" if number == 1 else "-2"
+        assert set_aside(path) == f"damaged-000000000020{suffix}"
+    assert [path.name for path in complete(tmp_path)] == ["000000000010"]
+    # It is neither overwritten nor deleted.
+    save(tmp_path, numbered(20, 3), keep=1)
+    assert names(tmp_path) == [
+        "000000000020",
+        "damaged-000000000020",
+        "damaged-000000000020-2",
+    ]
+    assert number_of(tmp_path / "damaged-000000000020-2") == 2

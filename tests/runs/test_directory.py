@@ -65,6 +65,40 @@ def test_a_damaged_file_is_named(text, message, tmp_path):
         run_directory.read_config(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("entry", "value"),
+    [
+        ("command", None),
+        ("command", "python"),
+        ("command", ["python", 3]),
+        ("versions", ["3.11"]),
+        ("versions", {"keras": [3]}),
+        ("step", "7"),
+        ("step", -1),
+        ("step", 7.5),
+        ("step", True),
+        ("files", ["saved_model.pb"]),
+        ("observation", "Box"),
+        ("action", [[["x" * 300]]]),
+    ],
+)
+def test_an_entry_of_an_odd_type_is_named(entry, value, tmp_path):
+    run_directory.write_config(tmp_path, CONFIG, COMMAND, {"step": 7})
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), entry: value}))
+    with pytest.raises(UserError, match=rf"json is damaged: `{entry}` .*Rec") as error:
+        run_directory.read_config(tmp_path)
+    assert len(str(error.value)) < 300
+
+
+def test_a_file_that_is_nested_too_deep_is_named(tmp_path):
+    (tmp_path / "config.json").write_text('{"settings":' + "[" * 100_000)
+    with pytest.raises(
+        UserError, match=r"config.json is damaged: it must be JSON, but"
+    ):
+        run_directory.read_config(tmp_path)
+
+
 def test_a_file_that_is_no_text_is_named(tmp_path):
     (tmp_path / "config.json").write_bytes(b"\xff\xfe")
     with pytest.raises(UserError, match=r"config.json is damaged: it must be JSON"):
@@ -233,4 +267,14 @@ def test_without_a_checkpoint_there_is_no_policy(tmp_path):
     save_policy(tmp_path, CONFIG, 10)
     (tmp_path / "checkpoints" / "000000000010" / "arrays.npz").write_bytes(b"")
     with pytest.raises(UserError, match="damaged"):
+        run_directory.restored_policy(tmp_path)
+
+
+def test_a_policy_that_does_not_fit_its_run_is_named(tmp_path):
+    run_directory.write_config(tmp_path, CONFIG, COMMAND)
+    save_policy(tmp_path, CONFIG.replace(hidden_size=9), 10)
+    with pytest.raises(
+        UserError,
+        match=r"10 is damaged: learner/policy/0000\S+ is float32\[4, 9\] where .* 8\]",
+    ):
         run_directory.restored_policy(tmp_path)

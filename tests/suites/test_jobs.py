@@ -71,6 +71,44 @@ def test_an_outcome_is_what_was_written(tmp_path):
             read_outcome(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("command", "python"),
+        ("command", [1]),
+        ("exit_status", "0"),
+        ("exit_status", 0.5),
+        ("seconds", "2.5"),
+        ("seconds", True),
+        ("seconds", float("inf")),
+        ("crash", None),
+        ("started", [3.5]),
+    ],
+)
+def test_an_outcome_with_an_odd_type_is_named(name, value, tmp_path):
+    outcome = Outcome(["a", "b"], 1, 2.5, "boom", 3.5)
+    text = json.dumps({**outcome._asdict(), name: value})
+    (tmp_path / "outcome.json").write_text(text)
+    with pytest.raises(UserError, match=rf"outcome\.json is damaged: `{name}` is no"):
+        read_outcome(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"games": 3}',
+        '{"mean": "9.0"}',
+        '{"mean": null}',
+        '{"mean": [[1]]}',
+        "[" * 10**5,
+    ],
+)
+def test_scores_without_a_mean_are_named(text, tmp_path):
+    (tmp_path / "scores.json").write_text(text)
+    with pytest.raises(UserError, match=r"scores\.json is damaged"):
+        read_scores(tmp_path)
+
+
 def test_a_full_disk_leaves_the_earlier_file_whole(tmp_path, monkeypatch):
     path = tmp_path / "file"
     jobs.write_file(path, b"first")
