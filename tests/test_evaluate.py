@@ -251,7 +251,9 @@ def filmed(runs, path, capsys):
     return run(*flags, "--env=Painted-v0", capsys=capsys)
 
 
-@pytest.mark.parametrize("kind", ["grey floats", "with opacity"])
+@pytest.mark.parametrize(
+    "kind", ["grey floats", pytest.param("with opacity", marks=pytest.mark.slow)]
+)
 def test_other_pictures_are_filmed(kind, runs, painted, tmp_path, capsys):
     from imageio import v2 as imageio
 
