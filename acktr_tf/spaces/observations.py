@@ -276,7 +276,10 @@ def _encoded(part: Part, array: Array, dtype: Any) -> Array:
                 f"{part.name} is {column[(index < 0) | (index >= n)][0]}, outside of "
                 f"{start} to {start + n - 1}"
             )
-        columns.append(np.eye(n, dtype=dtype)[index])
+        # Not rows of an identity matrix, which takes gigabytes where n is large.
+        one_hot = np.zeros((len(index), n), dtype)
+        one_hot[np.arange(len(index)), index] = 1
+        columns.append(one_hot)
     return np.concatenate(columns, axis=1)
 
 

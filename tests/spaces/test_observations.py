@@ -1,5 +1,6 @@
 """Observations of every kind as one array, against what Gymnasium makes of them."""
 
+import tracemalloc
 from typing import Any
 
 import gymnasium
@@ -203,6 +204,19 @@ def test_an_observation_by_hand() -> None:
 
 
 # Parts ------------------------------------------------------------------------------
+def test_a_category_of_many_takes_no_more_than_its_row() -> None:
+    kinds = 5000
+    observations = Observations(Discrete(kinds, start=2))
+    tracemalloc.start()
+    encoded = observations.encode(np.array([2, 4999, 5001]))
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    np.testing.assert_array_equal(encoded.argmax(axis=1), [0, 4997, 4999])
+    assert encoded.sum() == 3
+    # The rows, and a copy on the way; a square of all kinds would be 100 MB.
+    assert most < 4 * encoded.nbytes
+
+
 def test_names_and_types_of_the_parts() -> None:
     specs = tensor_specs(Observations(NESTED))
     assert list(specs) == list(NESTED_SPECS)
