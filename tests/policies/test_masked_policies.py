@@ -277,6 +277,40 @@ def test_a_picture_beside_a_mask_is_a_picture() -> None:
 
 
 # What is refused --------------------------------------------------------------------
+def test_a_picture_and_numbers_beside_a_mask_have_a_network_of_their_own() -> None:
+    """The network's slices leave the mask out, wherever it is."""
+    eye, hand = Box(0, 255, (30, 31, 3), np.uint8), Box(-9, 9, (2,), np.float32)
+    policy = ActorCritic(
+        configure().policy,
+        spaces.Dict([("eye", eye), ("mask", ActionMask(3)), ("wrist", hand)]),
+        Discrete(3),
+        seed=0,
+    )
+    plain = ActorCritic(
+        configure().policy, spaces.Dict([("eye", eye), ("wrist", hand)]), Discrete(3), 0
+    )
+    assert policy.network.name == "multi_input"
+    for mine, other in zip(
+        policy.network.variables, plain.network.variables, strict=True
+    ):
+        mine.assign(other)
+    random = np.random.default_rng(0)
+    parts = {
+        "eye": random.integers(0, 256, (4, 30, 31, 3), np.uint8),
+        "wrist": random.normal(size=(4, 2)).astype(np.float32),
+    }
+    masks = np.array([[1, 1, 1], [0, 1, 1], [1, 0, 0], [1, 1, 0]], np.int8)
+    encoded = policy.observations.encode({**parts, "mask": masks})
+    expected = plain(tf.constant(plain.observations.encode(parts)))
+    found = policy(tf.constant(encoded))
+    np.testing.assert_allclose(found.value, expected.value, rtol=1e-6)
+    np.testing.assert_allclose(
+        found.parameters,
+        np.where(masks, expected.parameters, FORBIDDEN_LOGIT),
+        rtol=1e-6,
+    )
+
+
 @pytest.mark.parametrize(
     ("size", "space", "message"),
     [
