@@ -12,7 +12,6 @@ from typing import Any
 import gymnasium
 import numpy as np
 import numpy.typing as npt
-from gymnasium import spaces
 
 from acktr_tf.config.setting import did_you_mean
 from acktr_tf.environments.checks import simulator_faults
@@ -163,7 +162,7 @@ class GymEnvironment(VectorEnvironment):
 
     def _names_left_out(self) -> Sequence[str]:
         """Returns what `without_text` has left out of the observations."""
-        if not isinstance(self._vector.single_observation_space, spaces.Dict):
+        if not self._vector.call("has_wrapper_attr", "left_out")[0]:
             return ()
         names: Sequence[str] = self._vector.get_attr("left_out")[0]
         return names

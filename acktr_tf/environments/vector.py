@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from acktr_tf.environments import checks
 from acktr_tf.environments.replay import ActionHistory, Replay
+from acktr_tf.spaces.actions import joint_choices
 from acktr_tf.spaces.observations import Observations, Part
 from acktr_tf.states import StateError, checked_array, checked_number
 from acktr_tf.types import Array, Episode, Step
@@ -318,14 +319,16 @@ class VectorEnvironment(abc.ABC):
         recorded = int(state["steps_since_seed"].sum())
         if not recorded:
             return
-        shape = self.action_space.shape or ()
-        kind = np.dtype(self.action_space.dtype).kind
+        choices = joint_choices(self.action_space)
+        actions_space = self.action_space if choices is None else choices
+        shape = actions_space.shape or ()
+        kind = np.dtype(actions_space.dtype).kind
         actions = checked_array(state, "actions", kind, (None, *shape))
         if len(actions) != recorded:
             raise StateError(
                 f"actions has {len(actions)} rows where steps_since_seed has {recorded}"
             )
-        categories = Part("actions", (), self.action_space).categories
+        categories = Part("actions", (), actions_space).categories
         columns = actions.reshape(recorded, -1).T[: len(categories)]
         for column, (n, start) in zip(columns, categories, strict=True):
             if ((column < start) | (column >= start + n)).any():
