@@ -233,9 +233,9 @@ class Pieces:
         name = "moments" if inverse == "ekfac" else "conv_moments"
         moments = getattr(kronecker, name)
 
-        def counted(*args):
+        def counted(*args, **kwargs):
             self.count += 1
-            return moments(*args)
+            return moments(*args, **kwargs)
 
         monkeypatch.setattr(kronecker, name, counted)
 

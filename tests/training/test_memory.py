@@ -256,6 +256,8 @@ def test_a_process_with_too_small_a_limit_refuses_in_one_line(tmp_path):
     assert result.returncode == 2, result.stderr
     assert "Traceback" not in result.stderr
     # Above it, lines that TensorFlow writes when it is loaded.
-    said = r"launch: The run takes about \d.* available. With --max_factor_dim=\d+ it"
+    said = (
+        r"launch: The run takes about 1\.\d GiB .* of memory, and \d+ MiB are available"
+    )
     assert re.search(said, result.stderr.splitlines()[-1])
     assert not (tmp_path / "run").exists()
