@@ -119,7 +119,7 @@ def test_no_forbidden_action_is_ever_drawn(loaded, n):
 
 @pytest.mark.parametrize(
     ("games", "greedy"),
-    [(40, True), (40, False), pytest.param(200_000, False, marks=pytest.mark.slow)],
+    [(40, True), (40, False), pytest.param(20_000, False, marks=pytest.mark.slow)],
 )
 def test_games_are_played_by_what_is_allowed(loaded, games, greedy):
     """The environment raises where an action is forbidden."""
