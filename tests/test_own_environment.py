@@ -55,6 +55,7 @@ def test_it_learns(tmp_path):
 
 
 # It raises where an action is forbidden.
+@pytest.mark.slow  # A process of its own; masks have quicker tests.
 def test_the_masked_one_trains(tmp_path):
     returns = train("tour", tmp_path, "--total_steps=512", "--evaluation_period=none")
     assert len(returns) == 96  # Of 64 steps in each of 8 environments, 5 a tour.
