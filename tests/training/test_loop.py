@@ -801,7 +801,7 @@ def test_interrupt_saves_and_says_how_to_continue(tmp_path, vectorization, sent)
     assert process.returncode == 128 + signal.Signals[sent], output
     assert f"--run_dir={run_dir} continues" in output
     assert "Traceback" not in output
-    assert saved_step(run_dir) > 8 * 200
+    assert saved_step(run_dir) >= 8 * 200  # The first checkpoint is of step 0.
 
 
 def test_killed_run_continues_as_if_nothing_had_happened(tmp_path):
