@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "acktr_tf"
 # From the foundations to the commands. A file imports from its own layer and from those
 # above it in this table; a folder is one entry. A new file gets its place here.
 LAYERS = {
-    "foundations": "errors types states random_keys backend",
+    "foundations": "errors types states random_keys backend modules",
     "settings": "config",
     "spaces": "spaces",
     "parts": "environments kfac",

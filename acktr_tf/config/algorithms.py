@@ -10,6 +10,7 @@ from acktr_tf.config.a2c import A2CSettings
 from acktr_tf.config.acktr import ACKTRSettings
 from acktr_tf.config.setting import Settings, did_you_mean
 from acktr_tf.errors import UserError
+from acktr_tf.modules import import_module
 
 
 class Algorithm(NamedTuple):
@@ -64,16 +65,7 @@ def find_algorithm(name: str) -> Algorithm:
         )
     # Its module will import TensorFlow: on the right backend, and without log noise.
     load_tensorflow()
-    try:
-        imported = importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-            raise
-        raise UserError(
-            f"`--algorithm={name}` names the module {module}, which is not found. "
-            "Python looks it up in the working directory and among the installed "
-            "packages."
-        ) from error
+    imported = import_module(module, f"--algorithm={name}")
     # Apart from the import, whose own AttributeErrors are faults of the module.
     if not hasattr(imported, attribute):
         raise UserError(f"`--algorithm={name}`: module {module} has no `{attribute}`.")

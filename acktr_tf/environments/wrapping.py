@@ -1,6 +1,5 @@
 """Arguments and wrappers of environments, as users name them; and text left out."""
 
-import importlib
 import json
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +9,7 @@ from gymnasium import spaces
 
 from acktr_tf.config.setting import did_you_mean
 from acktr_tf.errors import UserError
+from acktr_tf.modules import import_module
 
 
 def keyword_arguments(text: str | None) -> dict[str, Any]:
@@ -57,15 +57,7 @@ def _find_wrapper(name: str) -> Callable[[gymnasium.Env], gymnasium.Env]:
             f"gymnasium.wrappers:FlattenObservation, separated by commas. Received: "
             f"{name!r}."
         )
-    try:
-        imported = importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-            raise
-        raise UserError(
-            f"`wrappers` names the module {module}, which is not found. Python looks "
-            "it up in the working directory and among the installed packages."
-        ) from error
+    imported = import_module(module, f"--wrappers={name}")
     wrapper = getattr(imported, attribute, None)
     if not callable(wrapper):
         offered = [
