@@ -358,7 +358,7 @@ def test_other_flags_than_a_finished_run_has_are_refused(
     assert len(err.splitlines()) == 1
     assert (
         "First One seed 0 was run with other settings: total_steps: started with 1000, "
-        "now 2000. "
+        "now 2000, and in use by "
     ) in err
     assert "delete runs/benchmark-my/First/One/0 to" in err
     assert contents("runs") == before

@@ -112,7 +112,8 @@ def test_probabilities_and_entropies_are_those_of_the_allowed_actions(
     seen, observation = encoded(masks)
     output = policy(tf.constant(observation))
     distribution = policy.distribution(output)
-    entropy, mode = distribution.entropy().numpy(), distribution.mode().numpy()
+    entropy = distribution.entropy().numpy()
+    mode = policy.action_distribution.mode(output.parameters).numpy()
     for n, expected in enumerate(rows_of(policy, space, seen, masks)):
         row = policy.distribution(
             PolicyOutput(output.parameters[n : n + 1], output.value[n : n + 1])
