@@ -85,7 +85,7 @@ LONGER = 1.3
 
 
 class Outcome(NamedTuple):
-    """How one command ended.
+    """End of one command.
 
     Attributes:
       status: Exit status; None if it was killed.

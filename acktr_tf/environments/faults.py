@@ -26,7 +26,7 @@ _LONGEST = 80  # Characters of a value in a message.
 
 
 class SimulatorError(Exception):
-    """What an environment did wrong, in one line.
+    """Fault of an environment, in one line.
 
     It has one argument, the line, so that it passes from process to process.
     """

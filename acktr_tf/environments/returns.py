@@ -4,7 +4,8 @@ Gymnasium's wrappers and vectors take the answers of an environment apart, and f
 their own code where an answer is not what it should be.
 """
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import gymnasium
@@ -90,30 +91,29 @@ class FaultsInWords(gymnasium.Wrapper[Any, Any, Any, Any]):
 
     def reset(self, **options: Any) -> tuple[Any, dict[str, Any]]:
         """Resets the environment."""
-        try:
+        with _in_words():
             return self.env.reset(**options)
-        except SimulatorError:
-            raise
-        except (Exception, SystemExit) as error:
-            raise SimulatorError(describe(error)) from error
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """Steps the environment."""
-        try:
+        with _in_words():
             return self.env.step(action)
-        except SimulatorError:
-            raise
-        except (Exception, SystemExit) as error:
-            raise SimulatorError(describe(error)) from error
 
     def render(self) -> Any:
         """Draws the environment."""
-        try:
+        with _in_words():
             return self.env.render()
-        except SimulatorError:
-            raise
-        except (Exception, SystemExit) as error:
-            raise SimulatorError(describe(error)) from error
+
+
+@contextlib.contextmanager
+def _in_words() -> Iterator[None]:
+    """Turns whatever is raised into a `SimulatorError` that says what and where."""
+    try:
+        yield
+    except SimulatorError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise SimulatorError(describe(error)) from error
 
 
 def with_checked_returns(
@@ -141,7 +141,7 @@ def with_checked_returns(
 def check_observation(
     call: str, space: gymnasium.Space[Any], observation: Any, name: str = "observation"
 ) -> None:
-    """Raises an `SimulatorError` unless an observation is of the form of its space.
+    """Raises a `SimulatorError` unless an observation is of the form of its space.
 
     Bounds are not enforced, and numbers may be of another type that converts by its
     kind, such as float64 for float32. Kinds of spaces that are not supported pass.

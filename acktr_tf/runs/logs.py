@@ -26,7 +26,7 @@ _STEP, _COLUMNS = "step", "columns"
 
 
 class LogState(NamedTuple):
-    """Where a log stood at a checkpoint.
+    """State of a log at a checkpoint.
 
     Attributes:
       step: The last step logged.

@@ -68,7 +68,7 @@ class Part(NamedTuple):
 
     @property
     def is_mask(self) -> bool:
-        """Whether it is the action mask."""
+        """Returns whether it is the action mask."""
         return isinstance(self.space, ActionMask)
 
     @property
@@ -78,7 +78,7 @@ class Part(NamedTuple):
 
     @property
     def kind(self) -> str:
-        """What networks take it for: a picture, a grid or numbers; see `pictures`."""
+        """Kind that networks take it for: picture, grid or numbers; see `pictures`."""
         return pictures.kind(self.space)
 
     def __str__(self) -> str:
